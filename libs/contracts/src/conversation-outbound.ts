@@ -1,0 +1,113 @@
+import { Type } from 'typebox';
+import {
+  Attempt,
+  CallId,
+  Count,
+  DurationMs,
+  Id,
+  Name,
+  OpenObject,
+  Step,
+  ToolName,
+  ToolOutcome,
+} from './fields.ts';
+
+const turn = { turn_id: Id, attempt: Attempt };
+
+export const TurnQueued = Type.Object({ ...turn, position: Count });
+export const TurnStarted = Type.Object({ ...turn, persona_id: Name, message_event_id: Id });
+/** A turn was taken over: of the text shown so far only the first `keep_chars` code points stand. */
+export const TurnResumed = Type.Object({ ...turn, keep_chars: Count });
+/** A piece of the answer. `at`: code points of the answer before it; a piece is never cut inside one. */
+export const AssistantDelta = Type.Object({ ...turn, at: Count, text: Type.String() });
+/** A piece of the model's thinking; `at` counts thinking alone. */
+export const AssistantThinking = Type.Object({ ...turn, at: Count, text: Type.String() });
+export const ToolStartedShown = Type.Object({
+  ...turn,
+  step: Step,
+  call_id: CallId,
+  tool: ToolName,
+  arguments: OpenObject,
+});
+export const ToolResultShown = Type.Object({
+  ...turn,
+  step: Step,
+  call_id: CallId,
+  tool: ToolName,
+  outcome: ToolOutcome,
+  output: Type.String(),
+  truncated: Type.Boolean(),
+  duration_ms: DurationMs,
+});
+
+export const EndReason = Type.Union([
+  Type.Literal('stop'),
+  Type.Literal('max_rounds'),
+  Type.Literal('max_tool_calls'),
+  Type.Literal('max_tokens'),
+  Type.Literal('max_turn_time'),
+  Type.Literal('content_filter'),
+]);
+export type EndReason = Type.Static<typeof EndReason>;
+
+/** The whole answer, equal to its joined deltas. `length`: its code points. */
+export const AssistantFinal = Type.Object({
+  ...turn,
+  text: Type.String(),
+  length: Count,
+  end_reason: EndReason,
+  model: Type.String(),
+  usage: Type.Object({ input_tokens: Count, output_tokens: Count }),
+});
+export const AssistantError = Type.Object({ ...turn, error_code: Name, message: Type.String() });
+/** The least that any event of a turn says; the form of those that are named but not produced yet. */
+export const TurnEvent = Type.Object({ turn_id: Id, attempt: Type.Optional(Attempt) });
+
+export type TurnQueued = Type.Static<typeof TurnQueued>;
+export type TurnStarted = Type.Static<typeof TurnStarted>;
+export type TurnResumed = Type.Static<typeof TurnResumed>;
+export type AssistantDelta = Type.Static<typeof AssistantDelta>;
+export type AssistantThinking = Type.Static<typeof AssistantThinking>;
+export type ToolStartedShown = Type.Static<typeof ToolStartedShown>;
+export type ToolResultShown = Type.Static<typeof ToolResultShown>;
+export type AssistantFinal = Type.Static<typeof AssistantFinal>;
+export type AssistantError = Type.Static<typeof AssistantError>;
+export type TurnEvent = Type.Static<typeof TurnEvent>;
+
+export const conversationOutboundSchema = 'conversation.outbound.v1';
+export const conversationOutboundEvents = {
+  'turn.queued': TurnQueued,
+  'turn.started': TurnStarted,
+  'turn.resumed': TurnResumed,
+  'assistant.delta': AssistantDelta,
+  'assistant.thinking': AssistantThinking,
+  'tool.started': ToolStartedShown,
+  'tool.result': ToolResultShown,
+  'assistant.final': AssistantFinal,
+  'assistant.error': AssistantError,
+  'turn.rejected': TurnEvent,
+  'turn.cancelled': TurnEvent,
+  'approval.requested': TurnEvent,
+  'approval.resolved': TurnEvent,
+  'delegation.updated': TurnEvent,
+  'memory.recalled': TurnEvent,
+  'budget.exceeded': TurnEvent,
+} as const;
+
+const terminalEvents: ReadonlySet<string> = new Set([
+  'assistant.final',
+  'assistant.error',
+  'turn.cancelled',
+  'turn.rejected',
+]);
+const deltaEvents: ReadonlySet<string> = new Set(['assistant.delta', 'assistant.thinking']);
+
+/** Whether nothing of its turn comes after an event of this type. */
+export function isTerminalEvent(eventType: string): boolean {
+  return terminalEvents.has(eventType);
+}
+
+/** Whether the event is a piece of text: sent directly, kept in the stream alone, with three headers. */
+export function isDeltaEvent(eventType: string): boolean {
+  return deltaEvents.has(eventType);
+}

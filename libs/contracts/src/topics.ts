@@ -1,0 +1,160 @@
+const hourMs = 3_600_000;
+const dayMs = 24 * hourMs;
+const mebibyte = 1_048_576;
+
+const sourceTopicNames = [
+  'conversation.inbound',
+  'conversation.outbound',
+  'tool.requests',
+  'tool.results',
+  'tool.catalog',
+] as const;
+
+/** A topic that carries the events of a schema. */
+export type SourceTopicName = (typeof sourceTopicNames)[number];
+/** Where the poison of a topic goes. */
+export type DeadLetterTopicName = `${SourceTopicName}.dlq`;
+export type TopicName = SourceTopicName | DeadLetterTopicName;
+
+export interface TopicDefinition {
+  readonly name: TopicName;
+  /** Never changed in place: another count moves keys to other partitions, and start-up refuses it. */
+  readonly partitions: number;
+  /** How long records stay; undefined for a compacted topic, which keeps the last record of each key. */
+  readonly retentionMs: number | undefined;
+  readonly compacted: boolean;
+  /** The service that answers for the topic and its schema. */
+  readonly owner: string;
+  readonly producers: readonly string[];
+  readonly consumers: readonly string[];
+  /** What the record key is made of. */
+  readonly key: string;
+  /** Order by key is promised, so there is no retry topic (DELIVERY 10). */
+  readonly ordered: boolean;
+  /** Values hold what people wrote; they pass the content codec (DELIVERY 28). */
+  readonly content: boolean;
+  readonly maxMessageBytes: number;
+  readonly summary: string;
+}
+
+type SourceTopic = Omit<TopicDefinition, 'name' | 'maxMessageBytes'>;
+
+const bySession = 'tenant:session';
+
+const sources: Record<SourceTopicName, SourceTopic> = {
+  'conversation.inbound': {
+    partitions: 6,
+    retentionMs: 7 * dayMs,
+    compacted: false,
+    owner: 'gateway',
+    producers: ['gateway'],
+    consumers: ['conversation-worker'],
+    key: bySession,
+    ordered: true,
+    content: true,
+    summary: 'What people say: one record a posted message.',
+  },
+  'conversation.outbound': {
+    partitions: 6,
+    retentionMs: dayMs,
+    compacted: false,
+    owner: 'conversation-worker',
+    producers: ['conversation-worker'],
+    consumers: ['gateway'],
+    key: bySession,
+    ordered: true,
+    content: true,
+    summary: "What a client sees: a turn's events, deltas among them. One writer a session at a time.",
+  },
+  'tool.requests': {
+    partitions: 6,
+    retentionMs: 7 * dayMs,
+    compacted: false,
+    owner: 'conversation-worker',
+    producers: ['conversation-worker', 'gateway'],
+    consumers: ['tool-executor'],
+    key: bySession,
+    ordered: true,
+    content: true,
+    summary: 'Tool calls to run, each under its operation key (call_id).',
+  },
+  'tool.results': {
+    partitions: 6,
+    retentionMs: 7 * dayMs,
+    compacted: false,
+    owner: 'tool-executor',
+    producers: ['tool-executor'],
+    consumers: ['conversation-worker', 'gateway'],
+    key: bySession,
+    ordered: true,
+    content: true,
+    summary: 'What became of a tool call: started, progress, outcome. Read by the service named in reply_to.',
+  },
+  'tool.catalog': {
+    partitions: 1,
+    retentionMs: undefined,
+    compacted: true,
+    owner: 'tool-executor',
+    producers: ['tool-executor'],
+    consumers: ['gateway', 'conversation-worker'],
+    key: 'tenant:name',
+    ordered: true,
+    content: false,
+    summary: 'The tools a tenant may call, the last state of each; a tombstone removes one.',
+  },
+};
+
+/** The topic that the poison of `topic` goes to. */
+export function deadLetterTopic(topic: SourceTopicName): DeadLetterTopicName {
+  return `${topic}.dlq`;
+}
+
+function deadLetters(of: SourceTopicName): TopicDefinition {
+  const { partitions, owner, consumers, key, content } = sources[of];
+  return {
+    name: deadLetterTopic(of),
+    partitions,
+    retentionMs: 30 * dayMs,
+    compacted: false,
+    owner,
+    producers: consumers,
+    consumers: [],
+    key,
+    ordered: false,
+    content,
+    maxMessageBytes: 4 * mebibyte, // the original bytes in text form, its headers and the reason must fit (DELIVERY 3)
+    summary: `Records of ${of} that no consumer can handle, with the reason.`,
+  };
+}
+
+function source(name: SourceTopicName): TopicDefinition {
+  return { name, maxMessageBytes: mebibyte, ...sources[name] };
+}
+
+/** Every topic of this release by name. `signalbox migrate` creates exactly these. */
+export const topics: Readonly<Record<TopicName, TopicDefinition>> = Object.freeze({
+  'conversation.inbound': source('conversation.inbound'),
+  'conversation.outbound': source('conversation.outbound'),
+  'tool.requests': source('tool.requests'),
+  'tool.results': source('tool.results'),
+  'tool.catalog': source('tool.catalog'),
+  'conversation.inbound.dlq': deadLetters('conversation.inbound'),
+  'conversation.outbound.dlq': deadLetters('conversation.outbound'),
+  'tool.requests.dlq': deadLetters('tool.requests'),
+  'tool.results.dlq': deadLetters('tool.results'),
+  'tool.catalog.dlq': deadLetters('tool.catalog'),
+});
+
+/** All topics in the order of the table: the sources, then their dead letters. */
+export const topicList: readonly TopicDefinition[] = Object.freeze(Object.values(topics));
+
+export function isTopicName(name: unknown): name is TopicName {
+  return typeof name === 'string' && Object.hasOwn(topics, name);
+}
+
+export function isSourceTopic(name: unknown): name is SourceTopicName {
+  return isTopicName(name) && !name.endsWith('.dlq');
+}
+
+/** The topics that carry a schema, without the dead letters. */
+export const sourceTopics: readonly SourceTopicName[] = sourceTopicNames;
