@@ -3,6 +3,7 @@ import { SessionCheck } from './session-check.ts';
 
 /** A session of the product, or of a floor, with its stream open and checked. */
 export interface Conversation {
+  sessionId: string;
   check: SessionCheck;
   /** Posts one message and waits for the turn's end; rejects after `limitMs`. */
   say(message: string, limitMs?: number): Promise<void>;
@@ -41,6 +42,7 @@ export async function openConversation(
     check.finals = 0;
   }
   return {
+    sessionId,
     check,
     async say(message, limitMs = 30_000) {
       const finished = check.begin();

@@ -1,0 +1,100 @@
+import type { Cell, Variant } from '../cell.ts';
+import { openPoster } from '../client.ts';
+import { openConversation } from '../conversation.ts';
+import { cpuMsOf, latencyOf } from '../measure.ts';
+import type { BenchStack, Floor } from '../stack.ts';
+
+/** B2: one session, one turn at a time, model without delay: POST sent to first delta read. */
+export function firstDeltaCell(options: {
+  stack: BenchStack;
+  direct: Floor;
+  hops: Floor;
+  pairs: number;
+}): Cell {
+  return {
+    id: 'B2',
+    title: 'first delta, idle, one session (recall: not built yet)',
+    pairs: options.pairs,
+    settle: () => options.stack.settle(),
+    variants: [
+      productVariant(options.stack, 'hello there'),
+      floorVariant('floor: fastify to model', options.direct),
+      floorVariant('floor: two bare Kafka hops', options.hops),
+    ],
+    aims: [
+      { figure: 'p50Ms', bound: '<=', value: 4 },
+      { figure: 'p99Ms', bound: '<=', value: 10 },
+      { figure: 'rowsPerTurn', bound: '<=', value: 25 },
+    ],
+  };
+}
+
+/** B2t: the same with one tool call before the answer. */
+export function toolTurnCell(options: { stack: BenchStack; hops: Floor; pairs: number }): Cell {
+  return {
+    id: 'B2t',
+    title: 'first delta, idle, one session, one tool call',
+    pairs: options.pairs,
+    settle: () => options.stack.settle(),
+    variants: [
+      productVariant(options.stack, 'what is 12 * 34?'),
+      floorVariant('floor: four bare Kafka hops', options.hops),
+    ],
+    aims: [
+      { figure: 'p50Ms', bound: '<=', value: 8 },
+      { figure: 'p99Ms', bound: '<=', value: 20 },
+      { figure: 'rowsPerTurn', bound: '<=', value: 40 },
+    ],
+  };
+}
+
+const warmUpTurns = 20;
+const measuredTurns = 200;
+
+function productVariant(stack: BenchStack, message: string): Variant {
+  return {
+    name: 'signalbox',
+    run: async () => {
+      const poster = openPoster(stack.gatewayUrl, stack.apiKey, 1);
+      const talk = await openConversation(stack.gatewayUrl, stack.apiKey, poster, {
+        bare: false,
+        firstMessage: 'hello',
+      });
+      for (let turn = 0; turn < warmUpTurns; turn += 1) await talk.say(message);
+      talk.check.firstDeltasMs.length = 0;
+      await stack.settle();
+      const rowsBefore = await stack.rowsWritten();
+      const cpuBefore = cpuMsOf(stack.pids());
+      for (let turn = 0; turn < measuredTurns; turn += 1) await talk.say(message);
+      const cpuMs = cpuMsOf(stack.pids()) - cpuBefore;
+      await stack.settle();
+      const rows = (await stack.rowsWritten()) - rowsBefore;
+      talk.close();
+      await poster.close();
+      const { p50Ms, p99Ms, count } = latencyOf(talk.check.firstDeltasMs);
+      const faults = [...talk.check.faults];
+      if (count !== measuredTurns) faults.push(`${count} first deltas of ${measuredTurns} turns`);
+      return {
+        figures: { p50Ms, p99Ms, rowsPerTurn: rows / measuredTurns, cpuMsPerTurn: cpuMs / measuredTurns },
+        faults,
+      };
+    },
+  };
+}
+
+function floorVariant(name: string, floor: Floor): Variant {
+  return {
+    name,
+    run: async () => {
+      const poster = openPoster(floor.url, 'floor', 1);
+      const talk = await openConversation(floor.url, 'floor', poster, { bare: true, firstMessage: 'hello' });
+      for (let turn = 0; turn < warmUpTurns; turn += 1) await talk.say('hello there');
+      talk.check.firstDeltasMs.length = 0;
+      for (let turn = 0; turn < measuredTurns; turn += 1) await talk.say('hello there');
+      talk.close();
+      await poster.close();
+      const { p50Ms, p99Ms } = latencyOf(talk.check.firstDeltasMs);
+      return { figures: { p50Ms, p99Ms }, faults: [...talk.check.faults] };
+    },
+  };
+}
