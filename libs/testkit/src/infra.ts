@@ -1,5 +1,5 @@
+import { readVariable } from '@signalbox/config/process-environment';
 import { inject } from 'vitest';
-import { variable } from './environment.ts';
 
 /** Where the real parts are that the tests of this run use. */
 export interface TestInfra {
@@ -25,9 +25,9 @@ export function testInfra(): TestInfra {
   if (provided !== undefined) {
     return provided;
   }
-  const kafka = variable('KAFKA_BOOTSTRAP_SERVERS');
-  const ownerUrl = variable('DATABASE_OWNER_URL');
-  const redisUrl = variable('REDIS_URL');
+  const kafka = readVariable('KAFKA_BOOTSTRAP_SERVERS');
+  const ownerUrl = readVariable('DATABASE_OWNER_URL');
+  const redisUrl = readVariable('REDIS_URL');
   if (kafka === undefined || ownerUrl === undefined || redisUrl === undefined) {
     throw new Error(
       'no broker, database and cache for tests: run vitest from the root, or set KAFKA_BOOTSTRAP_SERVERS, DATABASE_OWNER_URL and REDIS_URL',
