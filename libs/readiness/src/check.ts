@@ -25,7 +25,7 @@ export interface Check {
   /** Bound of one run; 1 000 ms. Past it the check is down, whether or not the probe ever ends. */
   readonly timeoutMs?: number;
   /** Throws, or answers `status`, when the thing is not good. `signal` aborts at the bound and when the board stops. */
-  probe(signal: AbortSignal): Promise<ProbeDetail | void>;
+  probe(signal: AbortSignal): Promise<ProbeDetail | undefined> | Promise<void>;
 }
 
 export interface CheckResult {
@@ -89,7 +89,7 @@ export function toResult(detail: ProbeDetail, latencyMs: number, at: number): Ch
 /** Only codes get out: the routes are open to everybody, and an error's message may tell addresses and names. */
 function failureDetail(error: unknown): ProbeDetail {
   const { code, details } = asFault(error);
-  const named = details?.['reason'];
+  const named = details?.reason;
   if (typeof named === 'string') return { status: 'down', reason: named };
   if (code === 'SCHEMA_OUTDATED') return { status: 'down', reason: 'schema' };
   if (code === 'WRONG_CLUSTER') return { status: 'down', reason: 'cluster' };
