@@ -1,0 +1,179 @@
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { startKafka } from './kafka-part.ts';
+import type { Keeper } from './keeper.ts';
+import { endLeftovers } from './leftovers.ts';
+import { type OtlpReceiver, startOtlpReceiver } from './otlp-receiver.ts';
+import type { Part, PartSetting } from './part.ts';
+import { pickPort, releasePort } from './ports.ts';
+import { startPostgres } from './postgres-part.ts';
+import type { Progress } from './progress.ts';
+import { startRedis } from './redis-part.ts';
+import { startZipkin } from './zipkin-part.ts';
+
+export type PartName = 'kafka' | 'postgres' | 'redis' | 'zipkin';
+
+/** Ports tried first; the next free one is taken when another program has it. */
+export const usualPorts = {
+  kafka: 9092,
+  postgres: 5432,
+  redis: 6379,
+  zipkin: 9411,
+  otlp: 4318,
+  model: 8090,
+} as const;
+
+export interface StartPartsOptions {
+  /** Which parts; all when left out. */
+  readonly only?: readonly PartName[];
+  readonly dataDir: string;
+  /** Fetched jars, kept over resets and shared by all data folders. */
+  readonly jarsDir: string;
+  /** One test run's: any free ports, nothing flushed to disk, a part that dies stays dead. */
+  readonly ephemeral?: boolean;
+  readonly ports?: Partial<Record<keyof typeof usualPorts, number>>;
+  readonly keeper: Keeper;
+  readonly progress: Progress;
+  /** Called when a part was started again and may have another address or pid. */
+  readonly onChange?: (addresses: PartAddresses) => void;
+}
+
+export interface PartAddresses {
+  kafka?: { bootstrap: string; clusterId: string; pid: number };
+  postgres?: { adminUrl: string; ownerUrl: string; url: string; pid: number };
+  redis?: { url: string; pid: number };
+  zipkin?: { url: string; pid: number };
+  otlp?: { url: string };
+}
+
+export interface Parts {
+  /** As they are now. */
+  readonly addresses: PartAddresses;
+  /** Resolves when Zipkin is up too (or was given up): nothing else waits for it. */
+  readonly settled: Promise<void>;
+  /** Ends all parts, one after the other, Kafka last. */
+  stop(): Promise<void>;
+}
+
+type Starter = (setting: PartSetting) => Promise<{ part: Part; address: PartAddresses }>;
+
+const starters: Readonly<Record<PartName, Starter>> = {
+  kafka: async (setting) => {
+    const part = await startKafka(setting);
+    const { bootstrap, clusterId, process } = part;
+    return { part, address: { kafka: { bootstrap, clusterId, pid: process.pid } } };
+  },
+  postgres: async (setting) => {
+    const part = await startPostgres(setting);
+    const { adminUrl, ownerUrl, url, process } = part;
+    return { part, address: { postgres: { adminUrl, ownerUrl, url, pid: process.pid } } };
+  },
+  redis: async (setting) => {
+    const part = await startRedis(setting);
+    return { part, address: { redis: { url: part.url, pid: part.process.pid } } };
+  },
+  zipkin: async (setting) => {
+    const part = await startZipkin(setting);
+    return { part, address: { zipkin: { url: part.url, pid: part.process.pid } } };
+  },
+};
+
+const stopOrder: readonly PartName[] = ['zipkin', 'redis', 'postgres', 'kafka'];
+const longestRestartDelayMs = 10_000;
+
+/**
+ * Starts the parts side by side and resolves when Kafka, Postgres and Redis answer. What an earlier run left behind in
+ * the data folder is ended first. In a lasting stack a part that dies is started again on its port.
+ */
+export async function startParts(options: StartPartsOptions): Promise<Parts> {
+  const { dataDir, jarsDir, keeper, progress, ephemeral = false } = options;
+  const names = options.only ?? stopOrder;
+  mkdirSync(dataDir, { recursive: true });
+  await endLeftovers(dataDir, progress);
+
+  const addresses: PartAddresses = {};
+  const running = new Map<PartName, Part>();
+  let stopping = false;
+
+  const start = async (name: PartName, port: number): Promise<void> => {
+    const startedAt = performance.now();
+    const { part, address } = await starters[name]({ dataDir, jarsDir, port, ephemeral, keeper, progress });
+    running.set(name, part);
+    Object.assign(addresses, address);
+    progress(
+      `${name}: ready on port ${part.port} (${((performance.now() - startedAt) / 1000).toFixed(1)} s)`,
+    );
+    if (!ephemeral) void part.process.ended.then((sentence) => restart(name, part.port, sentence));
+  };
+
+  const restart = async (name: PartName, port: number, sentence: string): Promise<void> => {
+    running.delete(name);
+    for (let wait = 500; !stopping; wait = Math.min(wait * 2, longestRestartDelayMs)) {
+      progress(`${name}: ${sentence}; starting it again in ${wait / 1000} s`);
+      await delay(wait, undefined, { ref: false });
+      if (stopping) return;
+      releasePort(port);
+      try {
+        await start(name, port);
+        options.onChange?.(addresses);
+        return;
+      } catch (error) {
+        sentence = error instanceof Error ? error.message : String(error);
+      }
+    }
+  };
+
+  let otlp: OtlpReceiver | undefined;
+  const stop = async (): Promise<void> => {
+    stopping = true;
+    await otlp?.close();
+    for (const name of stopOrder) {
+      const part = running.get(name);
+      if (part === undefined) continue;
+      progress(`${name}: stopping`);
+      await part.process.stop();
+      releasePort(part.port);
+    }
+  };
+
+  const port = (name: keyof typeof usualPorts) => options.ports?.[name] ?? (ephemeral ? 0 : usualPorts[name]);
+  if (names.includes('zipkin')) {
+    otlp = await startOtlpReceiver({
+      port: await pickPort(port('otlp')),
+      zipkinUrl: () => addresses.zipkin?.url,
+    });
+    addresses.otlp = { url: otlp.url };
+  }
+  const needed = names.filter((name) => name !== 'zipkin');
+  const zipkin = names.includes('zipkin') ? start('zipkin', port('zipkin')) : Promise.resolve();
+  const settled = zipkin.then(
+    () => options.onChange?.(addresses),
+    (error: unknown) =>
+      progress(
+        `zipkin: not started, traces are not shown: ${error instanceof Error ? error.message : error}`,
+      ),
+  );
+  const outcomes = await Promise.allSettled(needed.map((name) => start(name, port(name))));
+  const failed = outcomes.find((outcome) => outcome.status === 'rejected');
+  if (failed !== undefined) {
+    stopping = true;
+    await settled;
+    await stop();
+    throw failed.reason;
+  }
+  return {
+    addresses,
+    settled,
+    async stop() {
+      // A part that is just coming up is waited for, or it would be left behind.
+      await settled;
+      await stop();
+    },
+  };
+}
+
+/** Where the jars of this checkout are kept. */
+export function jarsFolder(root: string): string {
+  return join(root, '.data', 'jars');
+}
