@@ -5,7 +5,6 @@
 -- sees every tenant's rows, and the services' roles have no grant on it.
 
 create schema messaging;
-grant usage, create on schema messaging to signalbox_queue;
 
 -- One number for topic and key: the advisory lock, and by its low six bits the relay's slot. Topic names hold no space.
 create function messaging.key_hash(p_topic text, p_key text) returns bigint
@@ -32,24 +31,13 @@ create table messaging.outbox (
   constraint outbox_row_size check (
     coalesce(octet_length(value), 0) + octet_length(headers::text)
       <= case when topic like '%.dlq' or topic like '%.retry' then 3600000 else 900000 end)
-) with (
-  fillfactor = 70,
-  autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000,
-  autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 5000,
-  autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 20000,
-  autovacuum_vacuum_cost_delay = 0
 );
 -- Is there a row of this key, which is its lowest, which keys of a slot wait: all read from here.
 create index outbox_key on messaging.outbox (slot, key_hash, id);
 -- The rows that were given up are few or none while the broker is there.
 create index outbox_given_up on messaging.outbox (slot) where writer is null;
 
-alter table messaging.outbox enable row level security;
-alter table messaging.outbox force row level security;
-create policy outbox_tenant on messaging.outbox
-  using (tenant = nullif(current_setting('app.tenant', true), ''));
-create policy outbox_queue on messaging.outbox to signalbox_queue using (true) with check (true);
-grant select, insert, update, delete on messaging.outbox to signalbox_queue;
+select app.protect_queue_table('messaging.outbox');
 grant usage on sequence messaging.outbox_id to signalbox_queue;
 
 -- Takes the locks of these keys, in hash order, so that two batches never wait for each other in a circle. A function
@@ -277,24 +265,8 @@ as $$
   delete from messaging.outbox_relays where owner = p_owner;
 $$;
 
-do $$
-declare
-  v_function regprocedure;
-begin
-  for v_function in
-    select p.oid::regprocedure from pg_proc p
-    where p.pronamespace = 'messaging'::regnamespace and p.proname like 'outbox%'
-  loop
-    execute format('alter function %s owner to signalbox_queue', v_function);
-    execute format('revoke execute on function %s from public', v_function);
-    execute format(
-      'grant execute on function %s to signalbox_gateway, signalbox_conversation_worker, signalbox_tool_executor, signalbox_outbox_sync',
-      v_function);
-  end loop;
-end $$;
-grant usage on schema messaging
-  to signalbox_gateway, signalbox_conversation_worker, signalbox_tool_executor, signalbox_outbox_sync;
--- Other rooms' queue functions run as signalbox_queue and put rows too; it owns them, so nothing more is needed.
+select app.protect_queue_functions('messaging',
+  'signalbox_gateway', 'signalbox_conversation_worker', 'signalbox_tool_executor', 'signalbox_outbox_sync');
 
 -- Down Migration
 drop schema messaging cascade;

@@ -8,8 +8,7 @@ create table messaging.inbox (
   event_id   uuid not null,
   handled_at timestamptz not null default clock_timestamp(),
   primary key (tenant, consumer, event_id)
-) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000,
-        autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 20000);
+);
 create index inbox_age on messaging.inbox using brin (handled_at);
 
 -- Records that no consumer could handle, and rows that the broker refused. A record without a readable tenant is filed
@@ -38,15 +37,8 @@ create table messaging.dead_letters (
 );
 create index dead_letters_topic on messaging.dead_letters (topic) where replayed_at is null;
 
-alter table messaging.inbox enable row level security;
-alter table messaging.inbox force row level security;
-alter table messaging.dead_letters enable row level security;
-alter table messaging.dead_letters force row level security;
-create policy inbox_tenant on messaging.inbox using (tenant = nullif(current_setting('app.tenant', true), ''));
-create policy inbox_queue on messaging.inbox to signalbox_queue using (true) with check (true);
-create policy dead_letters_tenant on messaging.dead_letters using (tenant = nullif(current_setting('app.tenant', true), ''));
-create policy dead_letters_queue on messaging.dead_letters to signalbox_queue using (true) with check (true);
-grant select, insert, update, delete on messaging.inbox, messaging.dead_letters to signalbox_queue;
+select app.protect_queue_table('messaging.inbox');
+select app.protect_queue_table('messaging.dead_letters');
 
 -- Enters the ids and returns the places (from 1) of those that were not there before: only these may be handled. Equal
 -- ids in one call: the first one counts.
@@ -98,21 +90,8 @@ as $$
   select d.topic, count(*) from messaging.dead_letters d where d.replayed_at is null group by d.topic
 $$;
 
-do $$
-declare
-  v_function regprocedure;
-begin
-  for v_function in
-    select p.oid::regprocedure from pg_proc p
-    where p.pronamespace = 'messaging'::regnamespace and (p.proname like 'inbox%' or p.proname like 'dead_letter%')
-  loop
-    execute format('alter function %s owner to signalbox_queue', v_function);
-    execute format('revoke execute on function %s from public', v_function);
-    execute format(
-      'grant execute on function %s to signalbox_gateway, signalbox_conversation_worker, signalbox_tool_executor, signalbox_outbox_sync',
-      v_function);
-  end loop;
-end $$;
+select app.protect_queue_functions('messaging',
+  'signalbox_gateway', 'signalbox_conversation_worker', 'signalbox_tool_executor', 'signalbox_outbox_sync');
 
 -- Down Migration
 drop function messaging.dead_letter_depth, messaging.dead_letter_put, messaging.inbox_forget, messaging.inbox_put;
