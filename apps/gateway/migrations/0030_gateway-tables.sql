@@ -84,26 +84,18 @@ create table gateway.tools (
   primary key (tenant, name)
 );
 
-do $$
-declare v_table text;
-begin
-  foreach v_table in array array['personas', 'sessions', 'messages', 'session_events', 'idempotency_keys', 'tools'] loop
-    execute format('alter table gateway.%I enable row level security', v_table);
-    execute format('alter table gateway.%I force row level security', v_table);
-    execute format(
-      $policy$create policy tenant_rows on gateway.%I
-        using (tenant = nullif(current_setting('app.tenant', true), ''))
-        with check (tenant = nullif(current_setting('app.tenant', true), ''))$policy$, v_table);
-    -- Idempotency keys and messages come and go at the rate of requests: vacuum by count, not by share of a big table.
-    execute format(
-      'alter table gateway.%I set (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 2000)', v_table);
-  end loop;
-end $$;
-
 grant usage on schema gateway to signalbox_gateway;
-grant select on gateway.personas to signalbox_gateway;
-grant select, insert, update on gateway.sessions, gateway.messages, gateway.tools to signalbox_gateway;
-grant select, insert on gateway.session_events, gateway.idempotency_keys to signalbox_gateway;
+select app.protect_tenant_table('gateway.personas', 'select', 'signalbox_gateway');
+select app.protect_tenant_table('gateway.sessions', 'select, insert, update', 'signalbox_gateway');
+select app.protect_tenant_table('gateway.messages', 'select, insert, update', 'signalbox_gateway');
+select app.protect_tenant_table('gateway.session_events', 'select, insert', 'signalbox_gateway');
+select app.protect_tenant_table('gateway.idempotency_keys', 'select, insert', 'signalbox_gateway');
+select app.protect_tenant_table('gateway.tools', 'select, insert, update', 'signalbox_gateway');
+
+-- These grow and shrink at the rate of requests: vacuumed by a count of rows, not by a share of a big table.
+alter table gateway.messages set (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000);
+alter table gateway.session_events set (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000);
+alter table gateway.idempotency_keys set (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000);
 
 -- Down Migration
 

@@ -31,6 +31,7 @@ declare
   v_rows int[];       -- rows still on their way in
   v_answered int[];   -- rows whose idempotency key was there before
   v_stored int[];     -- rows whose message is new
+  v_again int[];      -- rows whose message an earlier try has stored
   v_persona text[] := array_fill(null::text, array[cardinality(p_event_ids)]);
   v_values text[] := array_fill(null::text, array[cardinality(p_event_ids)]);
   v_slice text[];
@@ -112,22 +113,33 @@ begin
         from unnest(v_rows) o join stored on stored.event_id = p_event_ids[o];
       v_stored := coalesce(v_stored, '{}');
 
-      v_part := coalesce(v_part, '{}') || array(
-        select row(o, 'accepted', p_session_ids[o], p_event_ids[o], p_turn_ids[o], v_persona[o],
-                   b.id, b.fast, b.prev_id, null)::gateway.accept_result
-          from messaging.outbox_put(
-                 p_writer, v_tenant,
-                 (select array_agg(p_topic) from unnest(v_stored)),
-                 (select array_agg(v_tenant || ':' || p_session_ids[o] order by o) from unnest(v_stored) o),
-                 (select array_agg(p_event_ids[o] order by o) from unnest(v_stored) o),
-                 (select jsonb_agg(p_headers[o]::jsonb order by o) from unnest(v_stored) o),
-                 (select array_agg(convert_to(v_values[o], 'UTF8') order by o) from unnest(v_stored) o)) b,
-               lateral (select v_stored[b.ord]) as s(o)
-          where cardinality(v_stored) > 0);
-      v_part := v_part || array(
-        select row(o, 'again', p_session_ids[o], p_event_ids[o], p_turn_ids[o], v_persona[o],
-                   null, null, null, null)::gateway.accept_result
-          from unnest(v_rows) o where o <> all (v_stored));
+      v_part := coalesce(v_part, '{}');
+      if cardinality(v_stored) > 0 then
+        v_part := v_part || array(
+          select row(o, 'accepted', p_session_ids[o], p_event_ids[o], p_turn_ids[o], v_persona[o],
+                     b.id, b.fast, b.prev_id, null)::gateway.accept_result
+            from messaging.outbox_put(
+                   p_writer, v_tenant,
+                   (select array_agg(p_topic) from unnest(v_stored)),
+                   (select array_agg(v_tenant || ':' || p_session_ids[o] order by o) from unnest(v_stored) o),
+                   (select array_agg(p_event_ids[o] order by o) from unnest(v_stored) o),
+                   (select jsonb_agg(p_headers[o]::jsonb order by o) from unnest(v_stored) o),
+                   (select array_agg(convert_to(v_values[o], 'UTF8') order by o) from unnest(v_stored) o)) b,
+                 lateral (select v_stored[b.ord]) as s(o));
+      end if;
+      if cardinality(v_stored) < cardinality(v_rows) then
+        -- The earlier try's outbox rows name this process as their sender, and it never learned their ids.
+        v_again := array(select o from unnest(v_rows) o where o <> all (v_stored));
+        perform messaging.outbox_give_up(
+          p_writer,
+          (select array_agg(p_topic) from unnest(v_again)),
+          (select array_agg(v_tenant || ':' || p_session_ids[o] order by o) from unnest(v_again) o),
+          array_fill(0::bigint, array[cardinality(v_again)]));
+        v_part := v_part || array(
+          select row(o, 'again', p_session_ids[o], p_event_ids[o], p_turn_ids[o], v_persona[o],
+                     null, null, null, null)::gateway.accept_result
+            from unnest(v_again) o);
+      end if;
       v_part := v_part || array(
         select row(o, 'no_session', null, null, null, null, null, null, null, null)::gateway.accept_result
           from generate_series(v_from, v_to) o where o <> all (v_rows) and o <> all (coalesce(v_answered, '{}')));

@@ -1,0 +1,125 @@
+import { fault } from '@signalbox/faults/fault';
+
+export interface TickBatcherOptions<T, R> {
+  /** Runs one batch and answers each item at its place. A rejection goes to every item of the batch. */
+  run(items: readonly T[]): Promise<readonly R[]>;
+  /** Items of one batch at most. */
+  readonly maxItems: number;
+  /** Distinct groups (tenants) of one batch at most. */
+  readonly maxGroups: number;
+  groupOf(item: T): string;
+  /** Batches under way at once; items that come meanwhile wait together and make the next batch bigger. */
+  readonly concurrency: number;
+  /** Items waiting at most; past it `add` throws DATABASE_UNAVAILABLE at once, for waiting would not help. */
+  readonly maxWaiting: number;
+}
+
+export interface TickBatcher<T, R> {
+  add(item: T): Promise<R>;
+  readonly waiting: number;
+}
+
+interface Waiting<T, R> {
+  readonly item: T;
+  resolve(result: R): void;
+  reject(error: unknown): void;
+}
+
+/**
+ * Collects what is asked for in one turn of the event loop into one batch: when idle an item waits for nothing but the
+ * end of its tick, under load a batch grows by itself while the ones before it are at the database.
+ */
+export function createTickBatcher<T, R>(options: TickBatcherOptions<T, R>): TickBatcher<T, R> {
+  const { run, maxItems, maxGroups, groupOf, concurrency, maxWaiting } = options;
+  let waiting: Waiting<T, R>[] = [];
+  let running = 0;
+  let scheduled = false;
+
+  function schedule(): void {
+    if (scheduled || running >= concurrency || waiting.length === 0) return;
+    scheduled = true;
+    setImmediate(() => {
+      scheduled = false;
+      while (running < concurrency && waiting.length > 0) void runBatch(take());
+    });
+  }
+
+  function take(): Waiting<T, R>[] {
+    const groups = new Set<string>();
+    const batch: Waiting<T, R>[] = [];
+    for (const each of waiting) {
+      if (batch.length >= maxItems) break;
+      groups.add(groupOf(each.item));
+      if (groups.size > maxGroups) break;
+      batch.push(each);
+    }
+    waiting = waiting.slice(batch.length);
+    return batch;
+  }
+
+  async function runBatch(batch: readonly Waiting<T, R>[]): Promise<void> {
+    running += 1;
+    try {
+      const results = await run(batch.map(({ item }) => item));
+      for (const [index, each] of batch.entries()) {
+        const result = results[index];
+        if (result === undefined) each.reject(fault('INTERNAL_ERROR', 'a batch left an item without an answer'));
+        else each.resolve(result);
+      }
+    } catch (error) {
+      for (const each of batch) each.reject(error);
+    } finally {
+      running -= 1;
+      schedule();
+    }
+  }
+
+  return {
+    add: (item) =>
+      new Promise((resolve, reject) => {
+        if (waiting.length >= maxWaiting) {
+          reject(fault('DATABASE_UNAVAILABLE', 'too many requests wait for the database', { retryAfterMs: 1000 }));
+          return;
+        }
+        waiting.push({ item, resolve, reject });
+        schedule();
+      }),
+    get waiting() {
+      return waiting.length;
+    },
+  };
+}
+
+/** Rows of one batch with those of a tenant side by side, as the SQL functions take them. */
+export interface TenantRows<T> {
+  readonly tenants: readonly string[];
+  /** Index (from 1) of the last row of each tenant. */
+  readonly upto: readonly number[];
+  readonly rows: readonly T[];
+  /** For each row, where it stood in the input. */
+  readonly origin: readonly number[];
+}
+
+/** Groups rows by tenant; tenants in text order, so that every caller locks them in the same order. */
+export function groupByTenant<T extends { readonly tenant: string }>(items: readonly T[]): TenantRows<T> {
+  const byTenant = new Map<string, number[]>();
+  for (const [index, { tenant }] of items.entries()) {
+    const found = byTenant.get(tenant);
+    if (found === undefined) byTenant.set(tenant, [index]);
+    else found.push(index);
+  }
+  const tenants = [...byTenant.keys()].sort();
+  const upto: number[] = [];
+  const rows: T[] = [];
+  const origin: number[] = [];
+  for (const tenant of tenants) {
+    for (const index of byTenant.get(tenant) ?? []) {
+      const item = items[index];
+      if (item === undefined) continue;
+      rows.push(item);
+      origin.push(index);
+    }
+    upto.push(rows.length);
+  }
+  return { tenants, upto, rows, origin };
+}
