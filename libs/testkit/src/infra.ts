@@ -1,5 +1,4 @@
 import { readVariable } from '@signalbox/config/process-environment';
-import { inject } from 'vitest';
 
 /** Where the real parts are that the tests of this run use. */
 export interface TestInfra {
@@ -10,36 +9,22 @@ export interface TestInfra {
   readonly redisUrl: string;
 }
 
-declare module 'vitest' {
-  interface ProvidedContext {
-    infra: TestInfra;
-  }
-}
-
 /**
- * The broker, database and cache of this run: what the global setup provides (it starts them where none is given), else
- * KAFKA_BOOTSTRAP_SERVERS, DATABASE_OWNER_URL and REDIS_URL of the environment. Throws when neither names them.
+ * The broker, database and cache of this run. Vitest's global setup starts those that the environment does not name and
+ * tells its workers in the same variables. Throws when one is missing.
  */
 export function testInfra(): TestInfra {
-  const provided = providedInfra();
-  if (provided !== undefined) {
-    return provided;
-  }
-  const kafka = readVariable('KAFKA_BOOTSTRAP_SERVERS');
-  const ownerUrl = readVariable('DATABASE_OWNER_URL');
-  const redisUrl = readVariable('REDIS_URL');
-  if (kafka === undefined || ownerUrl === undefined || redisUrl === undefined) {
-    throw new Error(
-      'no broker, database and cache for tests: run vitest from the root, or set KAFKA_BOOTSTRAP_SERVERS, DATABASE_OWNER_URL and REDIS_URL',
-    );
-  }
-  return { kafka, ownerUrl, redisUrl };
+  return {
+    kafka: needed('KAFKA_BOOTSTRAP_SERVERS'),
+    ownerUrl: needed('DATABASE_OWNER_URL'),
+    redisUrl: needed('REDIS_URL'),
+  };
 }
 
-function providedInfra(): TestInfra | undefined {
-  try {
-    return inject('infra');
-  } catch {
-    return undefined; // outside of vitest
+function needed(name: string): string {
+  const value = readVariable(name);
+  if (value === undefined) {
+    throw new Error(`${name} is not set: run vitest from the root, whose global setup starts the parts`);
   }
+  return value;
 }

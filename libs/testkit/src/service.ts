@@ -72,6 +72,11 @@ const serviceDefaults = {
   DRAIN_DELAY_MS: '0',
 };
 
+/** Without a collector of its own a test must not send its spans to the embedded stack that happens to run. */
+function quietTracing(env: Record<string, string>): Record<string, string> {
+  return env.OTEL_EXPORTER_OTLP_ENDPOINT === undefined ? { TRACING_ENABLED: 'false' } : {};
+}
+
 /**
  * Starts a service as `npm start` does, on a free port, in a working folder of its own, and returns once it listens
  * (which is before it is ready). Coverage of the run is counted in it. It never outlives the test: it is killed when
@@ -108,7 +113,7 @@ export function launchService(
   const guard = new URL('./die-with-parent.ts', import.meta.url).href;
   const child = spawn(process.execPath, ['--import', guard, entry.pathname, ...(options.args ?? [])], {
     cwd,
-    env: { ...inheritedEnvironment(), ...serviceDefaults, ...env },
+    env: { ...inheritedEnvironment(), ...serviceDefaults, ...quietTracing(env), ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   running.add(child);
