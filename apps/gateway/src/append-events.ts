@@ -1,0 +1,93 @@
+import { fault } from '@signalbox/faults/fault';
+import type { IntakeRecord } from '@signalbox/messaging/consumer';
+import { isDeltaEvent } from '@signalbox/contracts/conversation-outbound';
+import type { StoredEvents } from './event-store.ts';
+import type { PartitionRebuild } from './partition-rebuild.ts';
+import type { SessionStreams } from './session-stream.ts';
+import { type StreamEvent, streamEventOf } from './stream-event.ts';
+
+export interface AppendEventsOptions {
+  readonly streams: Pick<SessionStreams, 'append'>;
+  readonly rebuild: PartitionRebuild;
+  /** Stores events, each answered at its place (event-store.ts). */
+  storeEvents(events: readonly StreamEvent[]): Promise<readonly StoredEvents[]>;
+  readonly epoch: number;
+  /** Events handed on, by what became of them. */
+  count(result: 'appended' | 'repeat', events: number): void;
+}
+
+/** A batch's end: all in the streams, or the consumer was sent back and the batch will come again. */
+export type Appended = 'appended' | 'sent_back';
+
+/** SQLSTATE classes that say the row is bad, not the moment: data exception, constraint violation, limit exceeded. */
+const badRow = /^(22|23|54)/;
+
+/**
+ * Takes one batch of one partition, in offset order (DELIVERY 21): events that are no deltas to Postgres, then all to
+ * their sessions' streams. Throws DATABASE_UNAVAILABLE or REDIS_UNAVAILABLE: the whole batch must come again before
+ * anything later of the partition, since an id below a stream's last can never be added. Throws POISON_RECORD for a
+ * record that can never be stored; alone in a batch it may be put aside.
+ */
+export function createAppendEvents(options: AppendEventsOptions) {
+  const { streams, rebuild, storeEvents, epoch, count } = options;
+
+  return async function append(partition: number, records: readonly IntakeRecord[]): Promise<Appended> {
+    const last = records.at(-1);
+    if (last === undefined) return 'appended';
+    const boot = await rebuild.bootFor(partition);
+    if (boot === undefined) return 'sent_back';
+
+    const events: StreamEvent[] = [];
+    for (const record of records) {
+      const event = streamEventOf(record, epoch);
+      if (event === undefined) throw fault('POISON_RECORD', 'the event names no turn');
+      events.push(event);
+    }
+    const shown = await withoutRepeats(events);
+
+    const bySession = new Map<string, StreamEvent[]>();
+    for (const event of shown) {
+      const key = `${event.tenant}:${event.sessionId}`;
+      const found = bySession.get(key);
+      if (found === undefined) bySession.set(key, [event]);
+      else found.push(event);
+    }
+    // Sessions are independent, and one connection sends them all in one write.
+    const appended = await Promise.all([...bySession.values()].map((each) => streams.append(partition, boot, each)));
+    if (appended.includes(false)) {
+      await rebuild.lost(partition);
+      return 'sent_back';
+    }
+    await rebuild.reached(partition, { epoch, position: last.offset });
+    count('appended', shown.length);
+    return 'appended';
+  };
+
+  async function withoutRepeats(events: readonly StreamEvent[]): Promise<readonly StreamEvent[]> {
+    const kept = events.filter((event) => !isDeltaEvent(event.type));
+    if (kept.length === 0) return events;
+    const outcomes = await storeEvents(kept);
+    const left = new Set<StreamEvent>();
+    for (const [index, { outcome, sqlState }] of outcomes.entries()) {
+      const event = kept[index];
+      if (event === undefined) continue;
+      if (outcome === 'clash') {
+        throw fault('POISON_RECORD', 'another event holds this stream position: STREAM_EPOCH was not raised', {
+          details: { position: event.at.position.toString(), epoch },
+        });
+      }
+      if (outcome === 'failed') throw refused(sqlState);
+      if (outcome === 'repeat') left.add(event);
+    }
+    if (left.size === 0) return events;
+    count('repeat', left.size);
+    return events.filter((event) => !left.has(event));
+  }
+}
+
+function refused(sqlState: string | undefined): Error {
+  const details = { sqlState };
+  return badRow.test(sqlState ?? '')
+    ? fault('POISON_RECORD', 'the database refuses the event', { details })
+    : fault('DATABASE_UNAVAILABLE', 'the database could not store the events now', { details });
+}

@@ -1,0 +1,205 @@
+import { asFault } from '@signalbox/faults/fault';
+import type { Subscriber, Subscription } from '@signalbox/redis/subscriber';
+import type { Logger } from '@signalbox/telemetry/telemetry';
+import type { ReadStream } from './read-stream.ts';
+import type { SessionRef } from './session-stream.ts';
+import type { StreamEntry } from './stream-event.ts';
+import { comparePositions, type StreamPosition } from './stream-id.ts';
+
+/** Where a follower's entries go: an event stream or a WebSocket. */
+export interface EntrySink {
+  /** False when it has ended; a reader that is too slow is cut by this and ends. */
+  send(entry: StreamEntry): boolean;
+  /** Resolves when what was sent has left, or the sink has ended. */
+  drained(): Promise<void>;
+  readonly closed: AbortSignal;
+}
+
+export interface SessionFeeds {
+  /** Sends everything after `after` to the sink, then what is appended, until the sink ends. Returns at once. */
+  follow(session: SessionRef, after: StreamPosition, sink: EntrySink): void;
+  readonly sessions: number;
+}
+
+export interface SessionFeedOptions {
+  readonly subscriber: Subscriber;
+  readonly readStream: ReadStream;
+  channelOf(session: SessionRef): string;
+  readonly log: Logger;
+  /** Pause before a read is tried again that Redis or Postgres could not answer, and between looks at a rebuild. */
+  readonly retryMs?: number;
+}
+
+interface Follower {
+  readonly sink: EntrySink;
+  /** All entries up to here have been sent to the sink. */
+  cursor: StreamPosition;
+}
+
+interface Feed {
+  readonly session: SessionRef;
+  readonly followers: Set<Follower>;
+  /** Followers that have everything up to `head` and get what comes from the feed's own reading. */
+  readonly live: Set<Follower>;
+  /** Undefined while nobody is live. */
+  head: StreamPosition | undefined;
+  /** Wake-ups so far, and gaps in hearing them. */
+  wakes: number;
+  pumping: boolean;
+  subscription: Promise<Subscription> | undefined;
+}
+
+/**
+ * One feed for each session that somebody follows here, however many follow it: one channel, one read a wake-up.
+ *
+ * A follower first catches up by itself from its own position, then goes live. The two must leave no event between:
+ *   follower reads up to 7 → 8 is appended, its wake-up comes → follower goes live and would never hear of 8.
+ * So it goes live only when no wake-up came since its last read began and the feed's head is not past what it has.
+ */
+export function createSessionFeeds(options: SessionFeedOptions): SessionFeeds {
+  const { subscriber, readStream, channelOf, log, retryMs = 250 } = options;
+  const feeds = new Map<string, Feed>();
+
+  function feedOf(session: SessionRef): Feed {
+    const channel = channelOf(session);
+    let feed = feeds.get(channel);
+    if (feed === undefined) {
+      feed = {
+        session,
+        followers: new Set(),
+        live: new Set(),
+        head: undefined,
+        wakes: 0,
+        pumping: false,
+        subscription: undefined,
+      };
+      feeds.set(channel, feed);
+    }
+    return feed;
+  }
+
+  function leave(feed: Feed, follower: Follower): void {
+    feed.followers.delete(follower);
+    feed.live.delete(follower);
+    if (feed.live.size === 0) feed.head = undefined;
+    const channel = channelOf(feed.session);
+    if (feed.followers.size > 0 || feeds.get(channel) !== feed) return;
+    feeds.delete(channel);
+    feed.subscription?.then((subscription) => subscription.end()).catch(() => undefined);
+  }
+
+  function wake(feed: Feed): void {
+    feed.wakes += 1;
+    if (feed.live.size > 0 && !feed.pumping) void pump(feed);
+  }
+
+  function subscribed(feed: Feed): Promise<Subscription> {
+    if (feed.subscription === undefined) {
+      const heard = () => wake(feed);
+      const subscription = subscriber.subscribe(channelOf(feed.session), { onMessage: heard, onGap: heard });
+      feed.subscription = subscription;
+      subscription.catch(() => {
+        if (feed.subscription === subscription) feed.subscription = undefined;
+      });
+    }
+    return feed.subscription;
+  }
+
+  function send(follower: Follower, entries: readonly StreamEntry[]): void {
+    for (const entry of entries) {
+      if (comparePositions(entry.at, follower.cursor) <= 0) continue;
+      if (!follower.sink.send(entry)) return;
+      follower.cursor = entry.at;
+    }
+  }
+
+  async function catchUp(feed: Feed, follower: Follower): Promise<void> {
+    const { closed } = follower.sink;
+    while (!closed.aborted) {
+      try {
+        await subscribed(feed);
+        const wakes = feed.wakes;
+        const page = await readStream(feed.session, follower.cursor);
+        if (page.state === 'rebuilding') {
+          await pause(retryMs, closed);
+          continue;
+        }
+        send(follower, page.entries);
+        await follower.sink.drained();
+        if (closed.aborted || page.more || feed.wakes !== wakes) continue;
+        if (feed.head !== undefined && comparePositions(follower.cursor, feed.head) < 0) continue;
+        feed.head ??= follower.cursor;
+        feed.live.add(follower);
+        return;
+      } catch (error) {
+        tell(error);
+        await pause(retryMs * (0.5 + Math.random()), closed);
+      }
+    }
+  }
+
+  /** Reads on behind the head for all live followers, until there was no wake-up during the last read. */
+  async function pump(feed: Feed): Promise<void> {
+    feed.pumping = true;
+    try {
+      while (feed.head !== undefined) {
+        const wakes = feed.wakes;
+        const head = feed.head;
+        const page = await readStream(feed.session, head).catch(tell);
+        if (page === undefined || page.state === 'rebuilding') {
+          await pause(retryMs);
+          continue;
+        }
+        for (const follower of [...feed.live]) {
+          if (comparePositions(follower.cursor, head) >= 0) send(follower, page.entries);
+          else {
+            // It came after everybody of this head had left: what lies before the page is not with it.
+            feed.live.delete(follower);
+            void catchUp(feed, follower);
+          }
+        }
+        const last = page.entries.at(-1);
+        // Everybody may have left meanwhile, and somebody else come: the head is then that one's.
+        if (feed.head === head && last !== undefined) feed.head = last.at;
+        if (!page.more && feed.wakes === wakes) return;
+      }
+    } finally {
+      feed.pumping = false;
+    }
+  }
+
+  function tell(error: unknown): undefined {
+    const { code } = asFault(error);
+    // Away is told by its readiness check; anything else is a mistake of ours.
+    if (code !== 'REDIS_UNAVAILABLE' && code !== 'DATABASE_UNAVAILABLE') log.error('stream.read_failed', { error });
+    return undefined;
+  }
+
+  return {
+    follow(session, after, sink) {
+      if (sink.closed.aborted) return;
+      const feed = feedOf(session);
+      const follower: Follower = { sink, cursor: after };
+      feed.followers.add(follower);
+      sink.closed.addEventListener('abort', () => leave(feed, follower), { once: true });
+      void catchUp(feed, follower);
+    },
+    get sessions() {
+      return feeds.size;
+    },
+  };
+}
+
+/** Waits, or less when the signal aborts. */
+function pause(ms: number, signal?: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal?.aborted) return resolve();
+    const done = () => {
+      clearTimeout(timer);
+      signal?.removeEventListener('abort', done);
+      resolve();
+    };
+    const timer = setTimeout(done, ms);
+    signal?.addEventListener('abort', done, { once: true });
+  });
+}

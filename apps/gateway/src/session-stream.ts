@@ -1,0 +1,129 @@
+import { topics } from '@signalbox/contracts/topics';
+import { sessionKey } from '@signalbox/contracts/keys';
+import { partitionOf } from '@signalbox/messaging/murmur2';
+import { fault } from '@signalbox/faults/fault';
+import type { Redis } from '@signalbox/redis/redis';
+import { entryOf, pieceData, type StreamEntry, type StreamEvent } from './stream-event.ts';
+import { formatStreamId, parseStreamId, type StreamPosition } from './stream-id.ts';
+import type { StreamKeys } from './stream-keys.ts';
+import { appendScript, markBootScript, readScript } from './stream-scripts.ts';
+
+/** What stands under a partition in `stream:boot` when all its events are in the streams. */
+export const bootReady = 'ready';
+
+export interface SessionRef {
+  readonly tenant: string;
+  readonly sessionId: string;
+}
+
+/** One look at a stream: all of it is of one instant. */
+export interface StreamLook {
+  /** `ready`, the token of a rebuild, or empty after Redis was emptied. */
+  readonly boot: string;
+  /** Up to here all events of the partition are, or were, in the streams. */
+  readonly reached: StreamPosition | undefined;
+  /** The newest entry that the stream ever had, while its state is kept. */
+  readonly last: StreamPosition | undefined;
+  readonly entries: readonly StreamEntry[];
+  /** The id before the first entry; undefined when that is not known. */
+  readonly prev: string | undefined;
+}
+
+export interface SessionStreams {
+  /**
+   * Appends events of one session, lowest first; see appendScript for what is left out. Answers false when the boot value
+   * is not `boot`: nothing was appended. REDIS_UNAVAILABLE: part of it may be, repeat all of it.
+   */
+  append(partition: number, boot: string, events: readonly StreamEvent[]): Promise<boolean>;
+  /** Entries after a position, at most `count`. Throws REDIS_UNAVAILABLE. */
+  look(session: SessionRef, after: StreamPosition, count: number): Promise<StreamLook>;
+  bootOf(partition: number): Promise<string>;
+  /** Sets the boot value if it is still `from` ('' for none). False when it was not. */
+  markBoot(partition: number, from: string, to: string): Promise<boolean>;
+  markReached(partition: number, at: StreamPosition): Promise<void>;
+  channelOf(session: SessionRef): string;
+}
+
+export interface SessionStreamOptions {
+  readonly redis: Redis;
+  readonly keys: StreamKeys;
+  readonly ttlSeconds: number;
+  readonly maxEntries: number;
+}
+
+const partitions = topics['conversation.outbound'].partitions;
+
+/** The streams in Redis. The partition of a session is that of its records: producer and reader compute the same. */
+export function createSessionStreams({ redis, keys, ttlSeconds, maxEntries }: SessionStreamOptions): SessionStreams {
+  const append = redis.script('stream_append', appendScript);
+  const read = redis.script('stream_read', readScript);
+  const mark = redis.script('stream_mark_boot', markBootScript);
+
+  return {
+    async append(partition, boot, events) {
+      const first = events[0];
+      if (first === undefined) return true;
+      const { tenant, sessionId } = first;
+      const args: (string | number)[] = [partition, boot, ttlSeconds, maxEntries, keys.channel(tenant, sessionId)];
+      for (const { at, kind, type, turnId, attempt, offset, points, body } of events) {
+        args.push(at.epoch, at.position.toString(), kind, type, turnId, attempt, offset, points, body);
+      }
+      const added = await append([keys.entries(tenant, sessionId), keys.state(tenant, sessionId), keys.boot], args);
+      return added !== -1;
+    },
+
+    async look({ tenant, sessionId }, after, count) {
+      const partition = partitionOf(sessionKey(tenant, sessionId), partitions);
+      const reply = await read(
+        [keys.entries(tenant, sessionId), keys.state(tenant, sessionId), keys.boot, keys.reached],
+        [partition, formatStreamId(after), count],
+      );
+      return readLook(reply);
+    },
+
+    async bootOf(partition) {
+      return (await redis.run((client) => client.hget(keys.boot, String(partition)))) ?? '';
+    },
+
+    async markBoot(partition, from, to) {
+      return (await mark([keys.boot], [partition, from, to])) === 1;
+    },
+
+    async markReached(partition, at) {
+      await redis.run((client) => client.hset(keys.reached, String(partition), formatStreamId(at)));
+    },
+
+    channelOf: ({ tenant, sessionId }) => keys.channel(tenant, sessionId),
+  };
+}
+
+function readLook(reply: unknown): StreamLook {
+  if (!Array.isArray(reply)) throw unreadable();
+  const [boot, reached, last, raw]: unknown[] = reply;
+  if (typeof boot !== 'string' || typeof reached !== 'string' || typeof last !== 'string' || !Array.isArray(raw)) {
+    throw unreadable();
+  }
+  const entries: StreamEntry[] = [];
+  let prev: string | undefined;
+  for (const each of raw) {
+    const { entry, before } = readEntry(each);
+    if (entries.length === 0) prev = before === '' ? undefined : before;
+    entries.push(entry);
+  }
+  return { boot, reached: parseStreamId(reached), last: parseStreamId(last), entries, prev };
+}
+
+function readEntry(raw: unknown): { entry: StreamEntry; before: string } {
+  const [id, list]: unknown[] = Array.isArray(raw) ? raw : [];
+  const at = typeof id === 'string' ? parseStreamId(id) : undefined;
+  if (at === undefined || !Array.isArray(list)) throw unreadable();
+  const fields = new Map<unknown, unknown>();
+  for (let i = 0; i < list.length; i += 2) fields.set(list[i], list[i + 1]);
+  const [type, before, body, from] = ['e', 'p', 'd', 'a'].map((name) => fields.get(name));
+  if (typeof type !== 'string' || typeof before !== 'string' || typeof body !== 'string') throw unreadable();
+  return { entry: entryOf(at, type, typeof from === 'string' ? pieceData(from, body) : body), before };
+}
+
+function unreadable(): Error {
+  return fault('INTERNAL_ERROR', 'a stream in Redis does not have the form that the append script gives it');
+}
