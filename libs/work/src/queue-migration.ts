@@ -1,0 +1,38 @@
+import { claimSql } from './sql/claim.ts';
+import { enqueueSql } from './sql/enqueue.ts';
+import { leaseSql } from './sql/lease.ts';
+import { outcomeSql } from './sql/outcome.ts';
+import { tablesSql } from './sql/tables.ts';
+import { upkeepSql } from './sql/upkeep.ts';
+
+export interface QueueNames {
+  /** The service's schema; the queue's functions and the `lanes` table are made in it. One queue a schema. */
+  readonly schema: string;
+  /** The table of work rows: `turns`, `calls`. */
+  readonly items: string;
+  /** Roles that may call the functions; the schema's own group role by default. */
+  readonly roles?: readonly string[];
+}
+
+const nameForm = /^[a-z][a-z_]{0,40}$/;
+
+/**
+ * The SQL of one work queue for an app's migration: tables, SECURITY DEFINER functions of signalbox_queue, grants.
+ * The functions' promises stand above each in `sql/`; the lock order that keeps them free of deadlocks is
+ * lane (in tenant, key order) → item → `messaging.outbox_put`. Who calls the latter first must hold the lane already.
+ */
+export function queueSql(names: QueueNames): string {
+  for (const name of [names.schema, names.items, ...(names.roles ?? [])]) {
+    if (!nameForm.test(name)) throw new Error(`${name}: not a plain SQL name`);
+  }
+  const roles = names.roles ?? [`signalbox_${names.schema}`];
+  return [
+    tablesSql(names),
+    claimSql(names),
+    enqueueSql(names),
+    leaseSql(names),
+    outcomeSql(names),
+    upkeepSql(names),
+    `SELECT app.protect_queue_functions('${names.schema}', ${roles.map((role) => `'${role}'`).join(', ')});`,
+  ].join('\n');
+}

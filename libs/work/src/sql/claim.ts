@@ -1,0 +1,154 @@
+import type { QueueNames } from '../queue-migration.ts';
+import { claimedColumns, definer } from './tables.ts';
+
+/**
+ * Claiming. Only lanes are locked with SKIP LOCKED; what to run in them is read by a later statement, whose snapshot
+ * sees all that was committed under the lane's lock before.
+ *
+ *   owner A: claim locks lane L, takes item 1, commits        (L: A, item 1 running)
+ *   owner B: its candidates were read before that, L is locked or no longer free → skipped or re-checked away
+ *   A: finish(1) under L's lock, sees item 2, frees L
+ *   B: locks L, *then* reads: the lowest unfinished is 2, not 1
+ */
+export function claimSql({ schema, items }: QueueNames): string {
+  const lanes = `${schema}.lanes`;
+  const work = `${schema}.${items}`;
+  return `
+-- For lanes that the caller has locked: gives each whose lowest unfinished row can run to p_owner; the others are freed
+-- with the time from when they can (none while parked). A row still marked running was left by a holder that is gone.
+-- A format this owner does not know is left to one that does, and looked at again in a second.
+CREATE FUNCTION ${schema}.work_take(p_tenants text[], p_keys text[], p_owner uuid, p_lease_ms int, p_formats int[])
+RETURNS TABLE (${claimedColumns})
+LANGUAGE plpgsql ${definer.replace('SECURITY DEFINER', 'SECURITY INVOKER')} AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
+  WITH lane AS MATERIALIZED (
+    SELECT l.tenant, l.key, l.ord FROM unnest(p_tenants, p_keys) WITH ORDINALITY AS l(tenant, key, ord)
+  ), head AS MATERIALIZED (
+    SELECT lane.tenant, lane.key, lane.ord, i.id, i.state, i.not_before,
+           (i.state <> 'parked' AND (i.not_before IS NULL OR i.not_before <= clock_timestamp())
+            AND i.format = ANY (p_formats)) IS TRUE AS runs
+    FROM lane LEFT JOIN LATERAL (
+      SELECT u.id, u.state, u.not_before, u.format FROM ${work} u
+      WHERE u.tenant = lane.tenant AND u.key = lane.key AND u.finished_at IS NULL
+      ORDER BY u.seq LIMIT 1) i ON true
+  ), taken AS (
+    UPDATE ${lanes} l
+    SET owner = p_owner, fence = nextval('${schema}.lane_fence'), ready_at = NULL,
+        until = clock_timestamp() + make_interval(secs => p_lease_ms / 1000.0)
+    FROM head WHERE head.runs AND l.tenant = head.tenant AND l.key = head.key
+    RETURNING l.tenant, l.key, l.fence
+  ), left_alone AS (
+    UPDATE ${lanes} l
+    SET owner = NULL, until = NULL,
+        ready_at = CASE WHEN head.state IS NULL OR head.state = 'parked' THEN NULL
+                        WHEN head.not_before > clock_timestamp() THEN head.not_before
+                        ELSE clock_timestamp() + interval '1 second' END
+    FROM head WHERE NOT head.runs AND l.tenant = head.tenant AND l.key = head.key
+  ), running AS (
+    UPDATE ${work} i
+    SET state = 'running', interrupted = false, pending = 0, not_before = NULL,
+        started_at = coalesce(i.started_at, clock_timestamp()),
+        attempt = i.attempt + CASE WHEN i.attempt = 0 OR i.interrupted OR i.state = 'running' THEN 1 ELSE 0 END
+    FROM head WHERE head.runs AND i.tenant = head.tenant AND i.id = head.id
+    RETURNING i.tenant, i.key, i.id, i.format, i.payload, i.attempt, i.retries, i.enqueued_at, i.traceparent
+  )
+  SELECT r.tenant::text, r.key::text, t.fence, r.id, r.format, r.payload, r.attempt, r.retries, r.enqueued_at,
+         r.traceparent
+  FROM running r JOIN taken t ON t.tenant = r.tenant AND t.key = r.key
+  JOIN lane ON lane.tenant = r.tenant AND lane.key = r.key ORDER BY lane.ord;
+END;
+$$;
+REVOKE ALL ON FUNCTION ${schema}.work_take(text[], text[], uuid, int, int[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION ${schema}.work_take(text[], text[], uuid, int, int[]) TO signalbox_queue;
+
+-- Up to p_limit items for p_owner, each lane leased for p_lease_ms. First, if p_take_expired, lanes whose lease ran out
+-- and that nobody renewed; then free lanes, tenants in turn, beginning behind p_after (the tenant served last), the
+-- longest waiting lane of a tenant first.
+CREATE FUNCTION ${schema}.work_claim(p_owner uuid, p_limit int, p_lease_ms int, p_take_expired boolean, p_formats int[],
+                                     p_after text DEFAULT '')
+RETURNS TABLE (${claimedColumns})
+LANGUAGE plpgsql ${definer} AS $$
+#variable_conflict use_column
+DECLARE
+  v_left int := p_limit;
+  v_tenants text[];
+  v_keys text[];
+  v_locked int;
+  v_taken int;
+  v_ready text[];
+  v_place int;
+  v_tenant text;
+  v_more record;
+BEGIN
+  IF p_take_expired AND v_left > 0 THEN
+    SELECT array_agg(e.tenant), array_agg(e.key) INTO v_tenants, v_keys FROM (
+      SELECT l.tenant, l.key FROM ${lanes} l
+      WHERE l.owner IS NOT NULL AND l.owner <> p_owner AND l.until < clock_timestamp()
+      LIMIT v_left FOR UPDATE SKIP LOCKED) e;
+    IF v_tenants IS NOT NULL THEN
+      RETURN QUERY SELECT * FROM ${schema}.work_take(v_tenants, v_keys, p_owner, p_lease_ms, p_formats);
+      GET DIAGNOSTICS v_taken = ROW_COUNT;
+      v_left := v_left - v_taken;
+    END IF;
+  END IF;
+  -- More than one round only where lanes turned out not to run, or one tenant had fewer than its share.
+  FOR v_round IN 1..4 LOOP
+    EXIT WHEN v_left <= 0;
+    v_ready := ${schema}.work_ready_tenants(p_after, 64);
+    EXIT WHEN cardinality(v_ready) = 0;
+    v_tenants := '{}';
+    v_keys := '{}';
+    FOR v_place IN 1..cardinality(v_ready) LOOP
+      v_locked := cardinality(v_tenants);
+      EXIT WHEN v_locked >= v_left;
+      v_tenant := v_ready[v_place];
+      FOR v_more IN
+        SELECT l.tenant, l.key FROM ${lanes} l
+        WHERE l.tenant = v_tenant AND l.owner IS NULL AND l.ready_at <= clock_timestamp()
+        ORDER BY l.ready_at
+        LIMIT ceil((v_left - v_locked) / (cardinality(v_ready) - v_place + 1)::numeric)
+        FOR UPDATE SKIP LOCKED
+      LOOP
+        v_tenants := v_tenants || v_more.tenant::text;
+        v_keys := v_keys || v_more.key::text;
+      END LOOP;
+    END LOOP;
+    EXIT WHEN cardinality(v_tenants) = 0;
+    RETURN QUERY SELECT * FROM ${schema}.work_take(v_tenants, v_keys, p_owner, p_lease_ms, p_formats);
+    GET DIAGNOSTICS v_taken = ROW_COUNT;
+    v_left := v_left - v_taken;
+  END LOOP;
+END;
+$$;
+
+-- Tenants with a free lane to claim, in turn from behind p_after on. One index probe a tenant, however many lanes wait.
+CREATE FUNCTION ${schema}.work_ready_tenants(p_after text, p_limit int) RETURNS text[]
+LANGUAGE plpgsql ${definer.replace('SECURITY DEFINER', 'SECURITY INVOKER')} AS $$
+DECLARE
+  v_found text[] := '{}';
+  v_last text COLLATE "C" := p_after;
+  v_next text COLLATE "C";
+  v_wrapped boolean := false;
+BEGIN
+  WHILE cardinality(v_found) < p_limit LOOP
+    SELECT l.tenant INTO v_next FROM ${lanes} l
+    WHERE l.owner IS NULL AND l.ready_at IS NOT NULL AND l.tenant > v_last ORDER BY l.tenant LIMIT 1;
+    IF v_next IS NULL AND NOT v_wrapped AND p_after <> '' THEN
+      v_wrapped := true;
+      v_last := '';
+    ELSIF v_next IS NULL OR (v_wrapped AND v_next > p_after) THEN
+      EXIT;
+    ELSE
+      v_found := v_found || v_next::text;
+      v_last := v_next;
+    END IF;
+  END LOOP;
+  RETURN v_found;
+END;
+$$;
+REVOKE ALL ON FUNCTION ${schema}.work_ready_tenants(text, int) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION ${schema}.work_ready_tenants(text, int) TO signalbox_queue;
+`;
+}

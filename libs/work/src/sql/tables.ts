@@ -1,0 +1,71 @@
+import type { QueueNames } from '../queue-migration.ts';
+
+/**
+ * A lane is one key of one tenant (a session). `owner`, `fence`, `until`: its lease. `ready_at`: from when it may be
+ * claimed; null while it is held, has nothing to do, or waits for results.
+ *
+ * What is indexed is chosen so that heartbeats (`until`) and changes of an item's state stay updates in place: no index
+ * mentions them. `finished_at`, set once, parts the unfinished rows from the rest.
+ */
+export function tablesSql({ schema, items }: QueueNames): string {
+  return `
+CREATE SCHEMA IF NOT EXISTS ${schema};
+
+CREATE SEQUENCE ${schema}.lane_fence;
+GRANT USAGE ON SEQUENCE ${schema}.lane_fence TO signalbox_queue;
+
+CREATE TABLE ${schema}.lanes (
+  tenant   text COLLATE "C" NOT NULL,
+  key      text COLLATE "C" NOT NULL,
+  owner    uuid,
+  -- Rises with every claim and is never given out twice, so that the row may be deleted and made again.
+  fence    bigint NOT NULL DEFAULT 0,
+  until    timestamptz,
+  ready_at timestamptz,
+  PRIMARY KEY (tenant, key),
+  CHECK ((owner IS NULL) = (until IS NULL)),
+  CHECK (owner IS NULL OR ready_at IS NULL)
+);
+CREATE INDEX lanes_ready ON ${schema}.lanes (tenant, ready_at) WHERE owner IS NULL AND ready_at IS NOT NULL;
+CREATE INDEX lanes_owned ON ${schema}.lanes (owner) WHERE owner IS NOT NULL;
+
+CREATE TABLE ${schema}.${items} (
+  tenant      text COLLATE "C" NOT NULL,
+  -- The message's id: this row is the inbox of its message.
+  id          uuid NOT NULL,
+  key         text COLLATE "C" NOT NULL,
+  seq         bigint GENERATED ALWAYS AS IDENTITY,
+  state       text NOT NULL DEFAULT 'ready' CHECK (state IN ('ready', 'running', 'parked', 'done', 'failed')),
+  format      smallint NOT NULL,
+  payload     jsonb NOT NULL,
+  -- Tries of the item: 1 at the first claim, one more after a takeover, a retry or a hand-over; not after parking.
+  attempt     int NOT NULL DEFAULT 0,
+  -- The next claim is a new try.
+  interrupted boolean NOT NULL DEFAULT false,
+  retries     int NOT NULL DEFAULT 0,
+  -- Results a parked item still waits for.
+  pending     int NOT NULL DEFAULT 0,
+  not_before  timestamptz,
+  enqueued_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  started_at  timestamptz,
+  finished_at timestamptz,
+  last_error  text,
+  traceparent text,
+  PRIMARY KEY (tenant, id),
+  CHECK ((finished_at IS NOT NULL) = (state IN ('done', 'failed')))
+);
+CREATE INDEX ${items}_unfinished ON ${schema}.${items} (tenant, key, seq) WHERE finished_at IS NULL;
+CREATE INDEX ${items}_finished ON ${schema}.${items} (finished_at) WHERE finished_at IS NOT NULL;
+
+SELECT app.protect_queue_table('${schema}.lanes');
+SELECT app.protect_queue_table('${schema}.${items}');
+`;
+}
+
+/** Every function of a queue: definer's rights, pinned path, and never a scan of the whole table (the statistics of a
+ * table that is empty most of the time would choose one, and a kept plan would go on with it). */
+export const definer = `SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off`;
+
+/** The columns a claim answers with, in the order of the functions' RETURNS TABLE. */
+export const claimedColumns = `tenant text, key text, fence bigint, id uuid, format smallint, payload jsonb,
+  attempt int, retries int, enqueued_at timestamptz, traceparent text`;
