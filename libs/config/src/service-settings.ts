@@ -43,7 +43,7 @@ export const serviceSettings = {
   host: text({ env: 'HOST', doc: 'Address to listen on.', default: '0.0.0.0', max: 255 }),
   port: integer({
     env: 'PORT',
-    doc: 'Port to listen on; 0 takes a free one. Each service has its own default.',
+    doc: 'Port to listen on; 0 takes a free one.',
     default: (service) => ports[service] ?? 0,
     max: 65_535,
   }),

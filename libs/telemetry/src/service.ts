@@ -1,0 +1,65 @@
+import { describeSettings } from '@signalbox/config/settings';
+import type { Lifecycle, StopReport } from '@signalbox/lifecycle/lifecycle';
+import type { Board } from '@signalbox/readiness/board';
+import type { Telemetry } from './telemetry.ts';
+import { withSpan } from './trace.ts';
+
+export interface ServiceParts {
+  readonly lifecycle: Pick<Lifecycle, 'configure' | 'onStop'>;
+  readonly telemetry: Telemetry;
+  readonly board: Board;
+  /** The object that loadSettings returned. */
+  readonly settings: { readonly drainDelayMs: number; readonly shutdownTimeoutMs: number };
+}
+
+/** What a main says about its service's start. */
+export interface ServiceStart {
+  /** All is there: ends `starting`, observes `service_startup_seconds`, logs `service.started` with the fields. */
+  started(fields?: Readonly<Record<string, unknown>>): void;
+}
+
+/**
+ * What every service does the same around its start and its stop; a main calls it right after it has telemetry and a
+ * board. Logs `service.starting` and `config.validated` (every setting with its origin, secrets masked) and warns of names
+ * that are not read. Gives the lifecycle its bounds, its log and the `shutdown` span; readiness turns to draining in the
+ * first phase, telemetry ends in its own, and `service_shutdown_seconds` is observed while /metrics still answers.
+ */
+export function superviseService(parts: ServiceParts): ServiceStart {
+  const { lifecycle, telemetry, board, settings } = parts;
+  const { log, metrics } = telemetry;
+  const described = describeSettings(settings);
+  log.info('service.starting', { pid: process.pid, node: process.version });
+  for (const warning of described.warnings) log.warning('config.legacy_name', {}, warning);
+  log.info('config.validated', { environment: described.environment, settings: described.settings });
+
+  const startup = metrics.histogram('service_startup_seconds', {
+    help: 'Time from the start of the process to the end of its start.',
+  });
+  const shutdown = metrics.histogram('service_shutdown_seconds', {
+    help: 'Time from the begin of a stop until only the health port was left.',
+  });
+  metrics.gauge(
+    'readiness_last_success_timestamp',
+    { help: 'When the service was last ready, in seconds since 1970.' },
+    () => board.lastSuccessTimestamp(),
+  );
+
+  lifecycle.configure({
+    drainDelayMs: settings.drainDelayMs,
+    stopTimeoutMs: settings.shutdownTimeoutMs,
+    log,
+    aroundStop: (run) => withSpan('shutdown', { root: true }, run),
+    onStopped: (report: StopReport) => shutdown.record(report.durationMs / 1_000),
+  });
+  lifecycle.onStop({ name: 'readiness', phase: 'readiness', run: () => board.markDraining() });
+  lifecycle.onStop({ name: 'telemetry', phase: 'telemetry', run: () => telemetry.shutdown() });
+
+  return {
+    started(fields = {}) {
+      board.markStarted();
+      const seconds = process.uptime();
+      startup.record(seconds);
+      log.info('service.started', { ...fields, startupMs: Math.round(seconds * 1_000) });
+    },
+  };
+}
