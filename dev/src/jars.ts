@@ -55,7 +55,12 @@ function mavenProgress(name: string, total: number, progress: Progress): Progres
   };
 }
 
-async function runMaven(pom: string, target: string, onLine: Progress): Promise<void> {
+async function runMaven(
+  pom: string,
+  target: string,
+  onLine: Progress,
+  signal: AbortSignal | undefined,
+): Promise<void> {
   const { code, output } = await runProgram(
     'mvn',
     [
@@ -68,8 +73,9 @@ async function runMaven(pom: string, target: string, onLine: Progress): Promise<
       '-Dmaven.artifact.threads=8',
       '-Dstyle.color=never',
     ],
-    { timeoutMs: 600_000, onLine },
+    { timeoutMs: 600_000, onLine, signal },
   );
+  signal?.throwIfAborted();
   if (code === 127)
     throw new PartProblem(
       `Maven (mvn) was not found, and the jars of ${pom} are not here yet; ${javaWaysOut}`,
@@ -87,13 +93,14 @@ export interface JarSet {
   /** Where all sets are kept; survives a reset. */
   readonly cache: string;
   readonly progress: Progress;
+  readonly signal?: AbortSignal | undefined;
 }
 
 /**
  * The folder with the jars of a pom, fetched by Maven where they are not there yet. Jars with other contents than
  * pinned are never used. Checked whole after a fetch; later a mark with the pins' own hash stands for that.
  */
-export async function ensureJars({ recipe, name, cache, progress }: JarSet): Promise<string> {
+export async function ensureJars({ recipe, name, cache, progress, signal }: JarSet): Promise<string> {
   const pins = await readFile(join(recipe, 'SHA256SUMS'), 'utf8');
   const sums = parseSums(pins);
   const folder = join(cache, name);
@@ -111,7 +118,7 @@ export async function ensureJars({ recipe, name, cache, progress }: JarSet): Pro
     progress(`${name}: fetching ${sums.size === 1 ? 'one jar' : `${sums.size} jars`} with Maven (once)`);
     const fetched = join(cache, `${name}.fetching`);
     await rm(fetched, { recursive: true, force: true });
-    await runMaven(join(recipe, 'pom.xml'), fetched, mavenProgress(name, sums.size, progress));
+    await runMaven(join(recipe, 'pom.xml'), fetched, mavenProgress(name, sums.size, progress), signal);
     const wrong = await checkJars(fetched, sums);
     if (wrong.length > 0) {
       await rm(fetched, { recursive: true, force: true });

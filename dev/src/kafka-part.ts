@@ -6,9 +6,8 @@ import { ensureJars } from './jars.ts';
 import { findJava } from './java.ts';
 import type { Part, PartSetting } from './part.ts';
 import { PartProblem } from './part-problem.ts';
-import { runProgram, spawnPart } from './part-process.ts';
+import { runProgram, spawnPart, whenUp } from './part-process.ts';
 import { answers, pickPort } from './ports.ts';
-import { waitUntil } from './wait-until.ts';
 
 export interface KafkaPart extends Part {
   readonly bootstrap: string;
@@ -102,7 +101,7 @@ export async function startKafka(setting: PartSetting): Promise<KafkaPart> {
   const { dataDir, jarsDir, ephemeral, keeper, progress } = setting;
   const [java, jars] = await Promise.all([
     findJava(),
-    ensureJars({ recipe, name: 'kafka', cache: jarsDir, progress }),
+    ensureJars({ recipe, name: 'kafka', cache: jarsDir, progress, signal: setting.signal }),
   ]);
   const classPath = join(jars, '*');
   const folder = join(dataDir, 'kafka');
@@ -129,6 +128,6 @@ export async function startKafka(setting: PartSetting): Promise<KafkaPart> {
     keeper,
   );
   // The broker opens its port when it is ready to answer.
-  await waitUntil(() => answers(port), { label: 'kafka', timeoutMs: 60_000, failure: process.failed });
+  await whenUp(process, () => answers(port), { label: 'kafka', timeoutMs: 60_000, signal: setting.signal });
   return { process, port, bootstrap: `127.0.0.1:${port}`, clusterId };
 }

@@ -77,3 +77,18 @@ export async function endLeftovers(dataDir: string, progress: Progress): Promise
   const leftovers = findLeftovers(dataDir, listProcesses());
   if (leftovers.length > 0) await endProcesses(leftovers, progress);
 }
+
+/** Ends services of a run that was killed: by the pids it wrote down, when their command line is still that service's. */
+export async function endLeftoverServices(
+  services: Readonly<Record<string, { readonly pid: number }>>,
+  root: string,
+  progress: Progress,
+): Promise<void> {
+  const leftovers = Object.entries(services).flatMap(([name, { pid }]) => {
+    const command = findProcess(pid)?.command;
+    return command?.includes(`${root}/apps/${name}/src/main.ts`)
+      ? [{ pid, name, command, signal: 'SIGTERM' as const }]
+      : [];
+  });
+  if (leftovers.length > 0) await endProcesses(leftovers, progress);
+}

@@ -5,6 +5,7 @@ import { environmentWith } from '@signalbox/config/process-environment';
 import type { Keeper } from './keeper.ts';
 import { PartProblem } from './part-problem.ts';
 import type { Progress } from './progress.ts';
+import { type WaitOptions, waitUntil } from './wait-until.ts';
 
 export interface PartCommand {
   readonly name: string;
@@ -88,6 +89,20 @@ export function spawnPart(part: PartCommand, keeper: Keeper): PartProcess {
   };
 }
 
+/** Waits for a part's start; one that does not come up is ended before the error is passed on. */
+export async function whenUp(
+  part: PartProcess,
+  ready: () => Promise<boolean> | boolean,
+  options: Omit<WaitOptions, 'failure'>,
+): Promise<void> {
+  try {
+    await waitUntil(ready, { ...options, failure: part.failed });
+  } catch (error) {
+    await part.stop(5_000);
+    throw error;
+  }
+}
+
 export interface RunResult {
   readonly code: number;
   readonly output: string;
@@ -104,6 +119,8 @@ export function runProgram(
     readonly timeoutMs?: number;
     readonly environment?: Readonly<Record<string, string | undefined>>;
     readonly onLine?: Progress;
+    /** Kills the program. */
+    readonly signal?: AbortSignal | undefined;
   } = {},
 ): Promise<RunResult> {
   return new Promise((resolve) => {
@@ -128,8 +145,11 @@ export function runProgram(
     child.stdout.setEncoding('utf8').on('data', take);
     child.stderr.setEncoding('utf8').on('data', take);
     const timer = setTimeout(() => child.kill('SIGKILL'), options.timeoutMs ?? 60_000);
+    const kill = () => child.kill('SIGKILL');
+    options.signal?.addEventListener('abort', kill, { once: true });
     const finish = (code: number) => {
       clearTimeout(timer);
+      options.signal?.removeEventListener('abort', kill);
       if (rest !== '') lines.push(rest);
       resolve({ code, output: lines.join('\n') });
     };

@@ -14,6 +14,8 @@ export interface PartSetting {
   readonly ephemeral: boolean;
   readonly keeper: Keeper;
   readonly progress: Progress;
+  /** Aborts when the start is given up (Ctrl-C). */
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** A started part that answers. */

@@ -6,6 +6,7 @@ import type { Keeper } from './keeper.ts';
 import { endLeftovers } from './leftovers.ts';
 import { type OtlpReceiver, startOtlpReceiver } from './otlp-receiver.ts';
 import type { Part, PartSetting } from './part.ts';
+import { PartProblem } from './part-problem.ts';
 import { pickPort, releasePort } from './ports.ts';
 import { startPostgres } from './postgres-part.ts';
 import type { Progress } from './progress.ts';
@@ -35,6 +36,8 @@ export interface StartPartsOptions {
   readonly ports?: Partial<Record<keyof typeof usualPorts, number>>;
   readonly keeper: Keeper;
   readonly progress: Progress;
+  /** Aborts when the start is given up; what was started by then is ended before `startParts` rejects. */
+  readonly signal?: AbortSignal;
   /** Called when a part was started again and may have another address or pid. */
   readonly onChange?: (addresses: PartAddresses) => void;
 }
@@ -94,25 +97,40 @@ export async function startParts(options: StartPartsOptions): Promise<Parts> {
 
   const addresses: PartAddresses = {};
   const running = new Map<PartName, Part>();
-  let stopping = false;
+  const restarts = new Map<PartName, Promise<void>>();
+  /** Ends waits for parts that are coming up. */
+  const over = new AbortController();
+  const signal = options.signal === undefined ? over.signal : AbortSignal.any([over.signal, options.signal]);
 
   const start = async (name: PartName, port: number): Promise<void> => {
     const startedAt = performance.now();
-    const { part, address } = await starters[name]({ dataDir, jarsDir, port, ephemeral, keeper, progress });
+    const { part, address } = await starters[name]({
+      dataDir,
+      jarsDir,
+      port,
+      ephemeral,
+      keeper,
+      progress,
+      signal,
+    });
     running.set(name, part);
     Object.assign(addresses, address);
     progress(
       `${name}: ready on port ${part.port} (${((performance.now() - startedAt) / 1000).toFixed(1)} s)`,
     );
-    if (!ephemeral) void part.process.ended.then((sentence) => restart(name, part.port, sentence));
+    if (ephemeral) return;
+    void part.process.ended.then((sentence) => {
+      if (!signal.aborted) restarts.set(name, restart(name, part.port, sentence));
+    });
   };
 
-  const restart = async (name: PartName, port: number, sentence: string): Promise<void> => {
+  const restart = async (name: PartName, port: number, why: string): Promise<void> => {
     running.delete(name);
-    for (let wait = 500; !stopping; wait = Math.min(wait * 2, longestRestartDelayMs)) {
-      progress(`${name}: ${sentence}; starting it again in ${wait / 1000} s`);
-      await delay(wait, undefined, { ref: false });
-      if (stopping) return;
+    let sentence = why;
+    for (let waitMs = 500; !signal.aborted; waitMs = Math.min(waitMs * 2, longestRestartDelayMs)) {
+      progress(`${name}: ${sentence}; starting it again in ${waitMs / 1000} s`);
+      await delay(waitMs, undefined, { signal }).catch(() => {});
+      if (signal.aborted) return;
       releasePort(port);
       try {
         await start(name, port);
@@ -125,14 +143,18 @@ export async function startParts(options: StartPartsOptions): Promise<Parts> {
   };
 
   let otlp: OtlpReceiver | undefined;
+  let settled = Promise.resolve();
   const stop = async (): Promise<void> => {
-    stopping = true;
+    over.abort(new PartProblem('the stack is stopping'));
+    // A part that is just coming up is waited for, or it would be left behind.
+    await Promise.all([settled, ...restarts.values()]);
     await otlp?.close();
     for (const name of stopOrder) {
       const part = running.get(name);
       if (part === undefined) continue;
       progress(`${name}: stopping`);
-      await part.process.stop();
+      // Zipkin takes its time to close and has nothing to keep.
+      await part.process.stop(name === 'zipkin' ? 300 : undefined);
       releasePort(part.port);
     }
   };
@@ -144,33 +166,23 @@ export async function startParts(options: StartPartsOptions): Promise<Parts> {
       zipkinUrl: () => addresses.zipkin?.url,
     });
     addresses.otlp = { url: otlp.url };
+    settled = start('zipkin', port('zipkin')).then(
+      () => options.onChange?.(addresses),
+      (error: unknown) => {
+        if (!signal.aborted)
+          progress(`zipkin: traces are not shown: ${error instanceof Error ? error.message : error}`);
+      },
+    );
   }
-  const needed = names.filter((name) => name !== 'zipkin');
-  const zipkin = names.includes('zipkin') ? start('zipkin', port('zipkin')) : Promise.resolve();
-  const settled = zipkin.then(
-    () => options.onChange?.(addresses),
-    (error: unknown) =>
-      progress(
-        `zipkin: not started, traces are not shown: ${error instanceof Error ? error.message : error}`,
-      ),
-  );
-  const outcomes = await Promise.allSettled(needed.map((name) => start(name, port(name))));
-  const failed = outcomes.find((outcome) => outcome.status === 'rejected');
-  if (failed !== undefined) {
-    stopping = true;
-    await settled;
+  const needed = names.filter((name) => name !== 'zipkin').map((name) => start(name, port(name)));
+  // The first that fails ends the waits of the others; all must have settled before they can be stopped.
+  for (const each of needed) each.catch((error: unknown) => over.abort(error));
+  const outcomes = await Promise.allSettled(needed);
+  if (outcomes.some((outcome) => outcome.status === 'rejected')) {
     await stop();
-    throw failed.reason;
+    throw signal.reason;
   }
-  return {
-    addresses,
-    settled,
-    async stop() {
-      // A part that is just coming up is waited for, or it would be left behind.
-      await settled;
-      await stop();
-    },
-  };
+  return { addresses, settled, stop };
 }
 
 /** Where the jars of this checkout are kept. */

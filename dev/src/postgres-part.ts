@@ -5,10 +5,9 @@ import { dirname, join } from 'node:path';
 import { arch, platform } from 'node:process';
 import type { Part, PartSetting } from './part.ts';
 import { PartProblem } from './part-problem.ts';
-import { type PartProcess, runProgram, spawnPart } from './part-process.ts';
+import { type PartProcess, runProgram, spawnPart, whenUp } from './part-process.ts';
 import { pickPort } from './ports.ts';
 import { findPostgresRunner, ownerOf, type PostgresRunner } from './postgres-identity.ts';
-import { waitUntil } from './wait-until.ts';
 
 export interface PostgresPart extends Part {
   /** The superuser's, on the maintenance database: for making databases and roles. */
@@ -181,10 +180,10 @@ export async function startPostgres(setting: PartSetting): Promise<PostgresPart>
   const port = await pickPort(setting.port);
   progress(`postgres: starting on port ${port}`);
   const server = spawnServer(setting, runner, bin, folder, port);
-  await waitUntil(() => isReady(folder, server.pid), {
+  await whenUp(server, () => isReady(folder, server.pid), {
     label: 'postgres',
     timeoutMs: 60_000,
-    failure: server.failed,
+    signal: setting.signal,
   });
   const at = `127.0.0.1:${port}`;
   return {

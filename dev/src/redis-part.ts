@@ -6,10 +6,9 @@ import { arch, platform } from 'node:process';
 import { ensureJars } from './jars.ts';
 import type { Part, PartSetting } from './part.ts';
 import { PartProblem } from './part-problem.ts';
-import { runProgram, spawnPart } from './part-process.ts';
+import { runProgram, spawnPart, whenUp } from './part-process.ts';
 import { pickPort } from './ports.ts';
 import { readZipEntry } from './read-zip-entry.ts';
-import { waitUntil } from './wait-until.ts';
 
 export interface RedisPart extends Part {
   readonly url: string;
@@ -27,7 +26,9 @@ const bundled: Readonly<Record<string, string>> = {
 };
 
 /** The server out of Maven's jar, unpacked once beside it. */
-export async function unpackRedis(setting: Pick<PartSetting, 'jarsDir' | 'progress'>): Promise<string> {
+export async function unpackRedis(
+  setting: Pick<PartSetting, 'jarsDir' | 'progress' | 'signal'>,
+): Promise<string> {
   const entry = bundled[`${platform}-${arch}`];
   if (entry === undefined) {
     throw new PartProblem(
@@ -39,6 +40,7 @@ export async function unpackRedis(setting: Pick<PartSetting, 'jarsDir' | 'progre
     name: 'redis',
     cache: setting.jarsDir,
     progress: setting.progress,
+    signal: setting.signal,
   });
   const program = join(jars, 'redis-server');
   if (existsSync(program)) return program;
@@ -102,6 +104,6 @@ export async function startRedis(setting: PartSetting): Promise<RedisPart> {
     },
     keeper,
   );
-  await waitUntil(() => pings(port), { label: 'redis', timeoutMs: 30_000, failure: process.failed });
+  await whenUp(process, () => pings(port), { label: 'redis', timeoutMs: 30_000, signal: setting.signal });
   return { process, port, url: `redis://127.0.0.1:${port}` };
 }

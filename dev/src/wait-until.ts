@@ -7,6 +7,8 @@ export interface WaitOptions {
   readonly intervalMs?: number;
   /** Ends the wait at once with this promise's rejection, such as the death of what is waited for. */
   readonly failure?: Promise<never>;
+  /** Ends the wait with its reason. */
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** Polls until `ready` answers true; a PartProblem after `timeoutMs`. */
@@ -21,6 +23,7 @@ export async function waitUntil(
     failed = { reason };
   });
   while (!(await ready())) {
+    options.signal?.throwIfAborted();
     if (failed !== undefined) throw failed.reason;
     if (performance.now() > deadline)
       throw new PartProblem(`${label}: not ready after ${timeoutMs / 1000} s`);

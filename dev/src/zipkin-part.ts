@@ -3,9 +3,8 @@ import { join } from 'node:path';
 import { ensureJars } from './jars.ts';
 import { findJava } from './java.ts';
 import type { Part, PartSetting } from './part.ts';
-import { spawnPart } from './part-process.ts';
+import { spawnPart, whenUp } from './part-process.ts';
 import { pickPort } from './ports.ts';
-import { waitUntil } from './wait-until.ts';
 
 export interface ZipkinPart extends Part {
   readonly url: string;
@@ -28,7 +27,7 @@ export async function startZipkin(setting: PartSetting): Promise<ZipkinPart> {
   const { dataDir, jarsDir, keeper, progress } = setting;
   const [java, jars] = await Promise.all([
     findJava(),
-    ensureJars({ recipe, name: 'zipkin', cache: jarsDir, progress }),
+    ensureJars({ recipe, name: 'zipkin', cache: jarsDir, progress, signal: setting.signal }),
   ]);
   const folder = join(dataDir, 'zipkin');
   await mkdir(folder, { recursive: true });
@@ -56,11 +55,11 @@ export async function startZipkin(setting: PartSetting): Promise<ZipkinPart> {
     keeper,
   );
   const url = `http://127.0.0.1:${port}`;
-  await waitUntil(() => isHealthy(url), {
+  await whenUp(process, () => isHealthy(url), {
     label: 'zipkin',
     timeoutMs: 90_000,
     intervalMs: 100,
-    failure: process.failed,
+    signal: setting.signal,
   });
   return { process, port, url };
 }

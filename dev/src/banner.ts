@@ -1,0 +1,49 @@
+import { seededTenants } from './seed-data.ts';
+import type { Given } from './stack-settings.ts';
+import type { StackState } from './state-file.ts';
+
+function modelLines(state: StackState, given: Given): string[] {
+  if (given.modelBaseUrl !== undefined) return [`  model     ${given.modelBaseUrl}`];
+  return [
+    `  model     a stand-in at ${state.model?.url}: it answers by rules (dev/simulators/model/README.md)`,
+    '            for a real one, OpenAI-compatible or Anthropic:',
+    '            MODEL_BASE_URL=https://api.openai.com/v1 MODEL_API_KEY=<key> MODEL_NAME=<model> npm start',
+  ];
+}
+
+function tryLines(gateway: string | undefined): string[] {
+  const key = seededTenants[0]?.key;
+  if (gateway === undefined || key === undefined) return ['  the gateway was left out: npx nx serve gateway'];
+  return [
+    `  try       curl -s ${gateway}/v1/session/message -H 'X-API-Key: ${key}' -H 'Content-Type: application/json' -d '{"message":"What is 17 * 23?"}'`,
+    `            curl -N ${gateway}/v1/session/<session_id of the reply>/events -H 'X-API-Key: ${key}'`,
+    '            npm run chat     talks in this terminal',
+    '            npm run demo     one message with a tool, its answer and its trace',
+  ];
+}
+
+/** What is shown when all is up: addresses, keys, and a line that works as it stands. */
+export function bannerText(state: StackState, given: Given, seconds: number): string {
+  const gateway = state.services.gateway?.url;
+  const lines = [
+    '',
+    `Signalbox is up, after ${seconds.toFixed(1)} s. Ctrl-C stops it.`,
+    '',
+    ...(gateway === undefined ? [] : [`  gateway   ${gateway}   its API: ${gateway}/docs`]),
+    state.zipkin === undefined
+      ? `  traces    ${state.otlp === undefined ? 'not shown' : `sent to ${state.otlp.url}`}`
+      : `  traces    ${state.zipkin.url}/zipkin/`,
+    `  kafka     ${state.kafka?.bootstrap}`,
+    `  postgres  ${state.postgres?.url}`,
+    `  redis     ${state.redis?.url}`,
+    ...modelLines(state, given),
+    '',
+    ...seededTenants.map(
+      ({ tenant, key }, index) => `  ${index === 0 ? 'keys    ' : '        '}  ${tenant.padEnd(8)} ${key}`,
+    ),
+    '',
+    ...tryLines(gateway),
+    '',
+  ];
+  return `${lines.join('\n')}\n`;
+}
