@@ -1,0 +1,136 @@
+import type { Logger } from '@signalbox/telemetry/telemetry';
+import { type HeldLanes, laneName } from './held-lanes.ts';
+import type { HeldLane, WorkQueue } from './queue.ts';
+
+export interface HeartbeatOptions {
+  readonly queue: WorkQueue;
+  readonly held: HeldLanes;
+  readonly owner: string;
+  readonly leaseMs: number;
+  readonly everyMs: number;
+  readonly log: Logger;
+  /** When the oldest claim now under way was sent (monotonic); Infinity when there is none. */
+  oldestClaimSentAt(): number;
+  /** A lane was let go that nobody here ran: it can be claimed again. */
+  onLetGo(): void;
+}
+
+/** How long a run may ignore the end of its lease before its lane is given back without it. */
+const ignoreMs = 10_000;
+
+/**
+ * One statement every `everyMs` renews all lanes of the process, tells of lost ones, and is the measure of whether this
+ * process is connected. It also finds lanes that the database says are ours and nobody here runs:
+ *
+ *   claim is sent, commits, its answer is lost with the connection   → lane held, item never started
+ *   a run was dropped because the lease passed during an outage      → lane still ours, nobody took it
+ *
+ * Such a lane would be renewed for ever. It is let go once two beats in a row name it and no claim that could explain it
+ * is still under way.
+ */
+export class Heartbeat {
+  readonly #options: HeartbeatOptions;
+  readonly #stop = new AbortController();
+  /** Lanes named by a beat and unknown here, with the monotonic time of that beat. */
+  #unknown = new Map<string, { fence: number; seenAt: number }>();
+  /** Lanes whose run was here and was dropped: the next claim is a new attempt. */
+  readonly #dropped = new Map<string, number>();
+  #steadySince: number | undefined;
+  #lastGoodAt: number | undefined;
+  #timer: NodeJS.Timeout | undefined;
+  #beat: Promise<void> = Promise.resolve();
+  #failing = false;
+
+  constructor(options: HeartbeatOptions) {
+    this.#options = options;
+  }
+
+  start(): void {
+    this.#schedule(0);
+  }
+
+  async stop(): Promise<void> {
+    this.#stop.abort();
+    clearTimeout(this.#timer);
+    await this.#beat;
+  }
+
+  /** Epoch milliseconds of the last good beat; undefined before the first. */
+  get lastGoodAt(): number | undefined {
+    return this.#lastGoodAt;
+  }
+
+  /**
+   * Whether expired leases may be taken: connected without a break for one lease time. After an outage of the database
+   * every lease has expired, and each owner must have had its time to renew before anybody takes from it.
+   */
+  get mayTakeExpired(): boolean {
+    const { leaseMs, everyMs } = this.#options;
+    return this.#steadySince !== undefined && performance.now() - this.#steadySince > leaseMs + everyMs;
+  }
+
+  /** Remembers that the run of this lane was here and ended without saying how. */
+  dropped(lane: Pick<HeldLane, 'tenant' | 'key' | 'fence'>): void {
+    if (this.#dropped.size < 10_000) this.#dropped.set(laneName(lane), lane.fence);
+  }
+
+  #schedule(delayMs: number): void {
+    if (this.#stop.signal.aborted) return;
+    this.#timer = setTimeout(() => {
+      const startedAt = performance.now();
+      this.#beat = this.#once().finally(() => {
+        this.#schedule(Math.max(0, this.#options.everyMs - (performance.now() - startedAt)));
+      });
+    }, delayMs);
+  }
+
+  async #once(): Promise<void> {
+    const { queue, held, owner, leaseMs, log } = this.#options;
+    const sentAt = performance.now();
+    let lanes: HeldLane[];
+    try {
+      lanes = await queue.heartbeat(owner, leaseMs);
+    } catch (error) {
+      this.#steadySince = undefined;
+      if (!this.#failing) log.warning('work.heartbeat_failed', { error });
+      this.#failing = true;
+      return;
+    }
+    if (this.#failing) log.info('work.heartbeat_back', {});
+    this.#failing = false;
+    this.#steadySince ??= performance.now();
+    this.#lastGoodAt = Date.now();
+    held.renewed(lanes, sentAt, leaseMs);
+    for (const item of held.dropStuck(ignoreMs)) {
+      log.error('work.run_ignores_signal', { tenantId: item.tenant, key: item.key, itemId: item.id });
+    }
+    await this.#letGoUnknown(lanes, sentAt);
+  }
+
+  async #letGoUnknown(lanes: readonly HeldLane[], sentAt: number): Promise<void> {
+    const { queue, held, owner, log, oldestClaimSentAt, onLetGo } = this.#options;
+    const before = this.#unknown;
+    this.#unknown = new Map();
+    for (const lane of lanes) {
+      if (held.has(lane)) continue;
+      const name = laneName(lane);
+      const known = before.get(name);
+      const seenAt = known?.fence === lane.fence ? known.seenAt : sentAt;
+      this.#unknown.set(name, { fence: lane.fence, seenAt });
+      if (seenAt === sentAt || oldestClaimSentAt() <= seenAt) continue;
+      const started = this.#dropped.get(name) === lane.fence;
+      try {
+        const gone = await queue.letGo(lane, owner, started);
+        if (gone) log.info('work.let_go', { tenantId: lane.tenant, key: lane.key, started });
+        this.#unknown.delete(name);
+        this.#dropped.delete(name);
+        onLetGo();
+      } catch (error) {
+        log.debug('work.let_go_failed', { error });
+        return;
+      }
+    }
+    const named = new Set(lanes.map(laneName));
+    for (const name of this.#dropped.keys()) if (!named.has(name)) this.#dropped.delete(name);
+  }
+}
