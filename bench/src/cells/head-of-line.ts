@@ -1,7 +1,7 @@
-import { Kafka, logLevel } from 'kafkajs';
-import { partitionOf } from '@signalbox/messaging/partition';
 import { sessionKey } from '@signalbox/contracts/keys';
 import { topics } from '@signalbox/contracts/topics';
+import { partitionOf } from '@signalbox/messaging/murmur2';
+import { Kafka, logLevel } from 'kafkajs';
 import type { Cell, Reading } from '../cell.ts';
 import { openPoster, type Poster } from '../client.ts';
 import { bounded, type Conversation, openConversation } from '../conversation.ts';
@@ -46,7 +46,11 @@ async function runProduct(stack: BenchStack): Promise<Reading> {
 }
 
 /** Session ids are the gateway's, so sessions are made until enough of them share a partition. */
-async function sessionsOfOnePartition(stack: BenchStack, poster: Poster, count: number): Promise<Conversation[]> {
+async function sessionsOfOnePartition(
+  stack: BenchStack,
+  poster: Poster,
+  count: number,
+): Promise<Conversation[]> {
   const partitions = topics['conversation.inbound'].partitions;
   const byPartition = new Map<number, Conversation[]>();
   for (;;) {
@@ -74,11 +78,15 @@ async function runEachMessage(bootstrap: string): Promise<Reading> {
   await producer.connect();
   const latencies: number[] = [];
   const done = Promise.withResolvers<void>();
-  const floor = await startFloor('each-message', { KAFKA_BOOTSTRAP_SERVERS: bootstrap, FLOOR_TOPIC: topic }, (line) => {
-    if (line.event !== 'record.done') return;
-    if (line.id !== 'slow') latencies.push(Number(line.ms));
-    if (latencies.length === fastSessions * fastTurnsEach) done.resolve();
-  });
+  const floor = await startFloor(
+    'each-message',
+    { KAFKA_BOOTSTRAP_SERVERS: bootstrap, FLOOR_TOPIC: topic },
+    (line) => {
+      if (line.event !== 'record.done') return;
+      if (line.id !== 'slow') latencies.push(Number(line.ms));
+      if (latencies.length === fastSessions * fastTurnsEach) done.resolve();
+    },
+  );
   const send = (id: string, waitMs: number) =>
     producer.send({ topic, messages: [{ value: JSON.stringify({ id, waitMs, sentAt: Date.now() }) }] });
   await send('slow', slowMs);

@@ -1,0 +1,154 @@
+/**
+ * `npm run bench [-- cell …] [--pairs n] [--seconds n]`: runs the named cells (all when none is named) on parts of its own,
+ * product and floor interleaved, prints the tables and keeps the raw readings as JSON in bench/results/local.
+ */
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { cpus, totalmem } from 'node:os';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { runMain } from '@signalbox/lifecycle/lifecycle';
+import { Kafka, logLevel } from 'kafkajs';
+import { type Cell, type CellResult, renderCell, runCell } from './cell.ts';
+import { acceptCell } from './cells/accept.ts';
+import { firstDeltaCell, toolTurnCell } from './cells/first-delta.ts';
+import { headOfLineCell } from './cells/head-of-line.ts';
+import { startCell } from './cells/start.ts';
+import { closedLoopCell, openLoopCell } from './cells/under-load.ts';
+import { type BenchStack, type Floor, startFloor, startStack } from './stack.ts';
+
+const allServices = ['gateway', 'conversation-worker', 'tool-executor', 'outbox-sync'];
+const cellIds = ['B1', 'B2', 'B2t', 'B3', 'B3o', 'B8', 'B13'] as const;
+type CellId = (typeof cellIds)[number];
+
+const say = (line: string) => process.stdout.write(`${line}\n`);
+
+await runMain(async (lifecycle) => {
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: { pairs: { type: 'string', default: '5' }, seconds: { type: 'string', default: '5' } },
+  });
+  const unknown = positionals.find((name) => !cellIds.some((id) => id === name));
+  if (unknown !== undefined) throw new Error(`no cell ${unknown}; there are ${cellIds.join(', ')}`);
+  const wanted = positionals.length === 0 ? [...cellIds] : cellIds.filter((id) => positionals.includes(id));
+  const pairs = Number(values.pairs);
+  const seconds = Number(values.seconds);
+
+  const results: CellResult[] = [];
+  const run = async (cell: Cell) => {
+    say(`${cell.id}  ${cell.title}`);
+    const result = await runCell(cell, say);
+    results.push(result);
+    say(renderCell(result));
+  };
+  // The accept alone: a worker beside it would be measured too, and its turns would still run in the next pair.
+  if (wanted.includes('B1'))
+    await withStack(['gateway', 'outbox-sync'], (stack) => runAccept(stack, run, pairs, seconds));
+  const others = wanted.filter((id) => id !== 'B1');
+  if (others.length > 0) {
+    await withStack(allServices, (stack) => runOthers(stack, others, run, pairs, seconds));
+  }
+  keep(results);
+  if (results.some((result) => result.faults.length > 0))
+    throw new Error('a run was incorrect, see INCORRECT above');
+  void lifecycle.stop('the cells are done');
+});
+
+async function withStack(
+  services: readonly string[],
+  use: (stack: BenchStack) => Promise<void>,
+): Promise<void> {
+  say(`parts and ${services.join(', ')} are starting`);
+  const stack = await startStack({ services });
+  try {
+    await use(stack);
+  } finally {
+    await stack.close();
+  }
+}
+
+async function runAccept(
+  stack: BenchStack,
+  run: (cell: Cell) => Promise<void>,
+  pairs: number,
+  seconds: number,
+): Promise<void> {
+  await createFloorTopics(stack.kafka, ['floor.inbound']);
+  const instant = await startFloor('instant-server', {});
+  const sendPerRequest = await startFloor('instant-server', {
+    KAFKA_BOOTSTRAP_SERVERS: stack.kafka,
+    FLOOR_TOPIC: 'floor.inbound',
+  });
+  try {
+    await run(acceptCell({ stack, instant, sendPerRequest, pairs, seconds }));
+  } finally {
+    await instant.close();
+    await sendPerRequest.close();
+  }
+}
+
+async function runOthers(
+  stack: BenchStack,
+  wanted: readonly CellId[],
+  run: (cell: Cell) => Promise<void>,
+  pairs: number,
+  seconds: number,
+): Promise<void> {
+  const floors: Floor[] = [];
+  const hops = async (count: number): Promise<Floor> => {
+    const environment = {
+      KAFKA_BOOTSTRAP_SERVERS: stack.kafka,
+      HOPS: String(count),
+      FLOOR_OUT: `floor.out.${count}`,
+      FLOOR_BACK: `floor.back.${count}`,
+      MODEL_BASE_URL: stack.modelUrl,
+    };
+    if (count > 0) {
+      await createFloorTopics(stack.kafka, [environment.FLOOR_OUT, environment.FLOOR_BACK]);
+      floors.push(await startFloor('bare-hops', { ...environment, ROLE: 'worker' }));
+    }
+    const front = await startFloor('bare-hops', { ...environment, ROLE: 'front' });
+    floors.push(front);
+    return front;
+  };
+  try {
+    const twoHops = await hops(2);
+    const make: Record<Exclude<CellId, 'B1'>, () => Promise<Cell>> = {
+      B2: async () => firstDeltaCell({ stack, direct: await hops(0), hops: twoHops, pairs }),
+      B2t: async () => toolTurnCell({ stack, hops: await hops(4), pairs }),
+      B3: async () => closedLoopCell({ stack, hops: twoHops, pairs, seconds }),
+      B3o: async () =>
+        openLoopCell({ stack, pairs: Math.min(pairs, 3), seconds: 4 * seconds, sessions: 1000 }),
+      B8: async () => startCell({ stack, pairs }),
+      B13: async () => headOfLineCell({ stack, pairs }),
+    };
+    for (const id of wanted) if (id !== 'B1') await run(await make[id]());
+  } finally {
+    for (const floor of floors) await floor.close();
+  }
+}
+
+async function createFloorTopics(bootstrap: string, topics: readonly string[]): Promise<void> {
+  const admin = new Kafka({ brokers: [bootstrap], logLevel: logLevel.NOTHING }).admin();
+  await admin.connect();
+  await admin.createTopics({
+    topics: topics.map((topic) => ({ topic, numPartitions: 6 })),
+    waitForLeaders: true,
+  });
+  await admin.disconnect();
+}
+
+/** Raw readings beside the summary, so that a table can be checked and another figure taken from the same run. */
+function keep(results: readonly CellResult[]): void {
+  const folder = join(import.meta.dirname, '..', 'results', 'local');
+  mkdirSync(folder, { recursive: true });
+  const at = new Date().toISOString();
+  const machine = {
+    cpus: cpus().length,
+    cpu: cpus()[0]?.model,
+    memoryBytes: totalmem(),
+    node: process.version,
+  };
+  const file = join(folder, `${at.replaceAll(':', '-')}.json`);
+  writeFileSync(file, `${JSON.stringify({ at, machine, results }, null, 2)}\n`);
+  say(`raw readings: ${file}`);
+}
