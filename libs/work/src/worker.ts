@@ -4,7 +4,7 @@ import type { Logger, Metrics } from '@signalbox/telemetry/telemetry';
 import { Claims } from './claims.ts';
 import { Heartbeat } from './heartbeat.ts';
 import { expiryMarginMs, HeldLanes, type Lease, laneName } from './held-lanes.ts';
-import type { Claim, Resume, TenantLoad, WorkItem, WorkQueue, WorkRow } from './queue.ts';
+import type { Claim, ClaimTerms, Resume, TenantLoad, WorkItem, WorkQueue, WorkRow } from './queue.ts';
 import { workQueue } from './queue.ts';
 import { defaultRetryRules, type RetryRules, retryDelayMs } from './retry-delay.ts';
 import { Upkeep } from './upkeep.ts';
@@ -65,6 +65,14 @@ export interface Worker {
   enqueue(tx: Transaction, rows: readonly WorkRow[]): Promise<string[]>;
   /** Results of parked items, likewise. Answers those that counted, with what each item still waits for. */
   resume(tx: Transaction, results: readonly Resume[]): Promise<{ id: string; pending: number }[]>;
+  /**
+   * The same for a service whose own SQL function enqueues or resumes, claims and reads what the runs start from, in one
+   * round trip: `take` gets the free slots, and says what it claimed and whether more could be claimed now.
+   */
+  claimWithin<T>(
+    tx: Transaction,
+    take: (slots: number, terms: ClaimTerms) => Promise<{ result: T; claims: Claim[]; more: boolean }>,
+  ): Promise<T>;
   active(): number;
   /** Rows waiting by tenant, a few seconds old: what an accept or an intake bounds itself by. */
   load(): readonly TenantLoad[];
@@ -154,6 +162,13 @@ class LaneWorker implements Worker {
       const ready = resumed.filter((each) => each.pending <= 0).length;
       return { result: resumed, claims, more: claims.length < ready };
     });
+  }
+
+  claimWithin<T>(
+    tx: Transaction,
+    take: (slots: number, terms: ClaimTerms) => Promise<{ result: T; claims: Claim[]; more: boolean }>,
+  ): Promise<T> {
+    return this.#claims.within(tx, take);
   }
 
   active(): number {
