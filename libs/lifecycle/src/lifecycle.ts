@@ -286,10 +286,7 @@ export async function runMain(main: (lifecycle: Lifecycle) => Promise<void>): Pr
   process.on('unhandledRejection', (error) => onFatal('process.unhandled_rejection', error));
 
   let invalid = false;
-  try {
-    await main(lifecycle);
-  } catch (error) {
-    // Main is cut short by a stop that came while it was starting: its failure is then no news.
+  function onMainFailed(error: unknown): void {
     if (isFault(error, 'CONFIG_INVALID')) {
       invalid = true;
       lifecycle.log.critical('config.invalid', { error });
@@ -297,8 +294,11 @@ export async function runMain(main: (lifecycle: Lifecycle) => Promise<void>): Pr
       for (const { path, message } of error.errors ?? []) writeLine(2, `  ${path}: ${message}`);
       void lifecycle.stop('bad configuration');
     } else if (lifecycle.state.name === 'running') onFatal('service.start_failed', error);
+    // A stop that came while main was starting has cut it short: its failure is no news.
     else lifecycle.log.error('service.start_aborted', { error });
   }
+  // Not awaited: a main that still waits for something must not keep the stop from ending the process.
+  (async () => main(lifecycle))().catch(onMainFailed);
   const report = await lifecycle.over;
   clearInterval(keepAlive);
   if (report.outcome === 'forced') process.exit(exitCodes.forced);
