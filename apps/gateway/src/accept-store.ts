@@ -1,4 +1,7 @@
+import type { RecordHeaders } from '@signalbox/contracts/headers';
+import { sessionKey } from '@signalbox/contracts/keys';
 import { type Fault, fault, isFault } from '@signalbox/faults/fault';
+import type { Outbox, PutResult } from '@signalbox/messaging/outbox';
 import type { Database } from '@signalbox/postgres/database';
 import { groupByTenant } from './tick-batcher.ts';
 
@@ -13,7 +16,7 @@ export interface AcceptRow {
   /** Undefined: the session's own. */
   readonly personaId: string | undefined;
   readonly idempotency: { readonly key: string; readonly bodyHash: Buffer } | undefined;
-  readonly headers: Readonly<Record<string, string>>;
+  readonly headers: RecordHeaders;
   /** The value's JSON object without its opening brace and without persona_id, which only the database may know. */
   readonly valueTail: string;
 }
@@ -25,17 +28,11 @@ export interface MessageIds {
 }
 
 export type AcceptOutcome =
-  | { readonly kind: 'accepted'; readonly ids: MessageIds; readonly personaId: string; readonly outbox: OutboxTicket | undefined }
+  | { readonly kind: 'accepted'; readonly ids: MessageIds }
   | { readonly kind: 'replayed'; readonly ids: MessageIds }
   | { readonly kind: 'key_reused' }
   | { readonly kind: 'no_session' }
   | { readonly kind: 'failed'; readonly failure: Fault };
-
-export interface OutboxTicket {
-  readonly id: string;
-  readonly fast: boolean;
-  readonly prevId: string | undefined;
-}
 
 interface ResultRow {
   ord: number;
@@ -50,6 +47,8 @@ interface ResultRow {
   detail: string | null;
 }
 
+const topic = 'conversation.inbound';
+
 const statement = {
   name: 'gateway_accept',
   text: 'select * from gateway.accept($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14)',
@@ -60,8 +59,7 @@ const transientStates = new Set(['40P01', '40001', '55P03']);
 
 export interface AcceptStoreOptions {
   readonly database: Database;
-  /** This process as writer of outbox rows. */
-  readonly instanceId: string;
+  readonly outbox: Pick<Outbox, 'writer' | 'committed'>;
   readonly route: string;
   /** How long a tick whose outcome is unknown is repeated with the same ids. */
   readonly timeoutMs: number;
@@ -73,13 +71,13 @@ export interface AcceptStoreOptions {
  * rows are refused together, each is tried alone, so that a bad one fails alone.
  */
 export function createAcceptStore(options: AcceptStoreOptions): (rows: readonly AcceptRow[]) => Promise<AcceptOutcome[]> {
-  const { database, instanceId, route, timeoutMs } = options;
+  const { database, outbox, route, timeoutMs } = options;
 
   async function once(rows: readonly AcceptRow[]): Promise<AcceptOutcome[]> {
     const grouped = groupByTenant(rows);
     const results = await database.query<ResultRow>(statement, [
-      instanceId,
-      'conversation.inbound',
+      outbox.writer,
+      topic,
       route,
       grouped.tenants,
       grouped.upto,
@@ -97,10 +95,16 @@ export function createAcceptStore(options: AcceptStoreOptions): (rows: readonly 
       kind: 'failed',
       failure: fault('INTERNAL_ERROR', 'the accept statement left a row without an outcome'),
     });
+    const committed: PutResult[] = [];
     for (const result of results) {
+      const row = grouped.rows[result.ord - 1];
       const place = grouped.origin[result.ord - 1];
-      if (place !== undefined) outcomes[place] = readOutcome(result);
+      if (row === undefined || place === undefined) continue;
+      outcomes[place] = readOutcome(result);
+      const put = putOf(row, result);
+      if (put !== undefined) committed.push(put);
     }
+    outbox.committed(committed.sort((a, b) => Number(a.id) - Number(b.id)));
     return outcomes;
   }
 
@@ -143,10 +147,22 @@ function readOutcome(row: ResultRow): AcceptOutcome {
     };
   }
   const ids = { sessionId, eventId, turnId };
-  if (row.outcome === 'replayed') return { kind: 'replayed', ids };
-  const outbox =
-    row.outbox_id === null
-      ? undefined
-      : { id: row.outbox_id, fast: row.fast === true, prevId: row.prev_id ?? undefined };
-  return { kind: 'accepted', ids, personaId: row.persona_id ?? '', outbox };
+  return { kind: row.outcome === 'replayed' ? 'replayed' : 'accepted', ids };
+}
+
+/** The outbox row of a message that was stored now; one that an earlier try stored is the relay's. */
+function putOf(row: AcceptRow, result: ResultRow): PutResult | undefined {
+  const { outbox_id: id, persona_id: personaId } = result;
+  if (id === null || personaId === null) return undefined;
+  return {
+    id,
+    fast: result.fast === true,
+    prevId: result.prev_id,
+    topic,
+    key: sessionKey(row.tenant, row.sessionId),
+    tenant: row.tenant,
+    eventId: row.eventId,
+    headers: row.headers,
+    value: Buffer.from(`{"persona_id":${JSON.stringify(personaId)},${row.valueTail}`),
+  };
 }

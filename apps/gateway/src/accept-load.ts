@@ -1,0 +1,88 @@
+import { asFault, fault } from '@signalbox/faults/fault';
+
+export interface AcceptLoad {
+  /** Throws OUTBOX_FULL or TENANT_BUSY; answers at once, from the last count. */
+  admit(tenant: string): void;
+  /** Counts a message that was stored. */
+  accepted(tenant: string): void;
+  /** Counts anew now; a timer of the caller does it otherwise. Never throws: the old counts hold while it cannot. */
+  refresh(): Promise<void>;
+}
+
+export interface AcceptLoadOptions {
+  readonly maxOpenTurns: number;
+  /** Whether OUTBOX_MAX_ROWS wait for the broker, as last counted. */
+  outboxFull(): boolean;
+  /** Open turns of these tenants, counted up to a bound. */
+  countOpenTurns(tenants: readonly string[], bound: number): Promise<ReadonlyMap<string, number>>;
+  onFailure(error: unknown): void;
+  now?(): number;
+}
+
+interface TenantLoad {
+  /** As the database counted. */
+  counted: number;
+  /** Accepted here since that count began; those of other replicas are seen at the next. */
+  since: number;
+  usedAt: number;
+}
+
+/** A tenant that sent nothing for this long is not counted any more. */
+const forgetMs = 60_000;
+
+/**
+ * The two bounds at the door (DELIVERY 8, 16): rows that wait for the broker, and turns of a tenant that wait or run.
+ * A count a request would cost more than the accept itself, so the database counts a few times a second, and what this
+ * replica accepts in between is added. R replicas overshoot by what R − 1 of them take in one refresh.
+ */
+export function createAcceptLoad(options: AcceptLoadOptions): AcceptLoad {
+  const { maxOpenTurns, outboxFull, countOpenTurns, onFailure, now = () => performance.now() } = options;
+  const tenants = new Map<string, TenantLoad>();
+  let refreshing: Promise<void> | undefined;
+
+  function loadOf(tenant: string): TenantLoad {
+    let load = tenants.get(tenant);
+    if (load === undefined) {
+      load = { counted: 0, since: 0, usedAt: now() };
+      tenants.set(tenant, load);
+    }
+    load.usedAt = now();
+    return load;
+  }
+
+  async function count(): Promise<void> {
+    for (const [tenant, load] of tenants) if (now() - load.usedAt > forgetMs) tenants.delete(tenant);
+    const before = [...tenants].map(([tenant, load]) => ({ tenant, load, since: load.since }));
+    if (before.length === 0) return;
+    try {
+      const counts = await countOpenTurns(before.map(({ tenant }) => tenant), maxOpenTurns + 1);
+      for (const { tenant, load, since } of before) {
+        load.counted = counts.get(tenant) ?? 0;
+        load.since -= since;
+      }
+    } catch (error) {
+      onFailure(asFault(error));
+    }
+  }
+
+  return {
+    admit(tenant) {
+      if (outboxFull()) {
+        throw fault('OUTBOX_FULL', 'too many messages wait for the broker', { retryAfterMs: 1000 });
+      }
+      const load = loadOf(tenant);
+      if (load.counted + load.since >= maxOpenTurns) {
+        throw fault('TENANT_BUSY', `${maxOpenTurns} turns of this tenant wait or run`, { retryAfterMs: 1000 });
+      }
+    },
+    accepted(tenant) {
+      loadOf(tenant).since += 1;
+    },
+    refresh() {
+      refreshing ??= count().finally(() => {
+        refreshing = undefined;
+      });
+      return refreshing;
+    },
+  };
+}

@@ -1,0 +1,160 @@
+import { fault } from '@signalbox/faults/fault';
+import { encodeEvent, openEventStream } from '@signalbox/http/event-stream';
+import type { FastifyRequest, HttpServer } from '@signalbox/http/types';
+import { openSocketStream } from '@signalbox/http/web-socket';
+import type { PlaceRequest, SessionPlace } from './event-store.ts';
+import { SessionParams, StreamQuery } from './request-schemas.ts';
+import type { SessionFeeds } from './session-feeds.ts';
+import { noSession, refusePruned, sessionOf } from './session-routes.ts';
+import type { SessionRef } from './session-stream.ts';
+import type { StreamEntry } from './stream-event.ts';
+import { parseStreamId, type StreamPosition, streamStart } from './stream-id.ts';
+
+export interface StreamRouteOptions {
+  readonly feeds: SessionFeeds;
+  /** Where a session stands; `missing` when it is not the tenant's. */
+  findPlace(request: PlaceRequest): Promise<SessionPlace | 'missing'>;
+  readonly epoch: number;
+  readonly keepaliveMs: number;
+  readonly retryMs: number;
+  readonly maxBufferedBytes: number;
+  readonly maxStallMs: number;
+  /** Streams open now, by transport: gateway_sse_connections. */
+  readonly open: { sse: number; websocket: number };
+}
+
+/** Many streams of one session get the same entry: it is encoded once for each transport. */
+const encodedEvents = new WeakMap<StreamEntry, string>();
+const encodedMessages = new WeakMap<StreamEntry, string>();
+
+function asEvent(entry: StreamEntry): string {
+  let text = encodedEvents.get(entry);
+  if (text === undefined) {
+    text = encodeEvent({ id: entry.id, event: entry.type, data: entry.data });
+    encodedEvents.set(entry, text);
+  }
+  return text;
+}
+
+function asMessage(entry: StreamEntry): string {
+  let text = encodedMessages.get(entry);
+  if (text === undefined) {
+    text = `{"id":"${entry.id}","event":${JSON.stringify(entry.type)},"data":${entry.data}}`;
+    encodedMessages.set(entry, text);
+  }
+  return text;
+}
+
+/**
+ * The two streams of a session: the same events under the same ids, resumed by the last id seen, from any replica. All
+ * that can be refused is refused before the stream begins; after that it waits with keepalives for what is away.
+ */
+export function streamRoutes(server: HttpServer, options: StreamRouteOptions): void {
+  const { feeds, findPlace, epoch, open } = options;
+
+  /** Where the stream begins: behind the id given, else before the first event of the oldest open turn. */
+  async function beginningOf(session: SessionRef, lastEventId: string | undefined): Promise<StreamPosition> {
+    const after = lastEventId === undefined ? undefined : parseStreamId(lastEventId);
+    if (lastEventId !== undefined && (after === undefined || after.epoch > epoch)) {
+      throw fault('MALFORMED_REQUEST', 'Last-Event-ID is no id of this stream', {
+        errors: [{ path: 'headers/last-event-id', message: 'must be an id that this stream has sent' }],
+      });
+    }
+    const place = await findPlace({ ...session, wantStart: after === undefined });
+    if (place === 'missing') throw noSession();
+    if (after === undefined) return place.start ?? place.pruned ?? streamStart;
+    refusePruned(after, place.pruned);
+    return after;
+  }
+
+  const documented = {
+    tags: ['chat'],
+    params: SessionParams,
+    querystring: StreamQuery,
+  };
+
+  server.get(
+    '/v1/session/:id/events',
+    {
+      schema: {
+        ...documented,
+        operationId: 'streamEvents',
+        summary: 'Event stream of a session',
+        description:
+          'Server-sent events: `id`, `event`, `data` (JSON with turn_id, attempt, trace_id). Resume with Last-Event-ID. Without it the stream begins with the oldest turn that is still open, else with the latest one.',
+        response: {
+          200: { description: 'The stream.', content: { 'text/event-stream': { schema: { type: 'string' } } } },
+        },
+      },
+    },
+    async (request, reply) => {
+      const session = sessionOf(request, request.params.id);
+      const after = await beginningOf(session, lastEventIdOf(request, request.query.last_event_id));
+      const stream = openEventStream(reply, {
+        retryMs: options.retryMs,
+        keepAliveMs: options.keepaliveMs,
+        maxBufferedBytes: options.maxBufferedBytes,
+        maxStallMs: options.maxStallMs,
+      });
+      if (stream.closed.aborted) return;
+      open.sse += 1;
+      stream.closed.addEventListener('abort', () => {
+        open.sse -= 1;
+      });
+      feeds.follow(session, after, {
+        send: (entry) => stream.sendEncoded(asEvent(entry)),
+        drained: () => stream.drained(),
+        closed: stream.closed,
+      });
+    },
+  );
+
+  /** Decided before the upgrade, so that a refusal is a reply with a status and not a closed socket. */
+  const beginnings = new WeakMap<FastifyRequest, { session: SessionRef; after: StreamPosition }>();
+  server.get(
+    '/v1/session/:id/ws',
+    {
+      websocket: true,
+      schema: {
+        ...documented,
+        operationId: 'streamSocket',
+        summary: 'WebSocket of a session',
+        description:
+          'Text messages {"id","event","data"}: the events of the event stream, resumed by last_event_id. What a client sends is ignored.',
+        response: { 101: { description: 'Upgraded.', type: 'null' } },
+      },
+      preHandler: async (request) => {
+        if (!request.ws) throw fault('MALFORMED_REQUEST', 'this path takes WebSocket upgrades only');
+        const session = sessionOf(request, request.params.id);
+        const after = await beginningOf(session, lastEventIdOf(request, request.query.last_event_id));
+        beginnings.set(request, { session, after });
+      },
+    },
+    (socket, request) => {
+      const beginning = beginnings.get(request);
+      if (beginning === undefined) return socket.terminate();
+      const stream = openSocketStream(socket, request, {
+        pingMs: options.keepaliveMs,
+        maxBufferedBytes: options.maxBufferedBytes,
+      });
+      if (stream.closed.aborted) return;
+      open.websocket += 1;
+      stream.closed.addEventListener('abort', () => {
+        open.websocket -= 1;
+      });
+      feeds.follow(beginning.session, beginning.after, {
+        send: (entry) => stream.send(asMessage(entry)),
+        drained: () => stream.drained(),
+        closed: stream.closed,
+      });
+    },
+  );
+}
+
+/** The header wins: a client library sets it when it connects again with the address it began with. */
+function lastEventIdOf(request: FastifyRequest, fromQuery: string | undefined): string | undefined {
+  const header = request.headers['last-event-id'];
+  const text = Array.isArray(header) ? header.join(',') : header;
+  // The HTML standard sends none for an empty id.
+  return text === undefined || text === '' ? fromQuery : text;
+}
