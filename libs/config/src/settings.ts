@@ -11,6 +11,7 @@ export {
   integer,
   list,
   type Setting,
+  type SettingsOf,
   type Shape,
   secret,
   text,
