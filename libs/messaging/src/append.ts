@@ -1,0 +1,127 @@
+import type { SourceTopicName } from '@signalbox/contracts/topics';
+import { asFault, fault } from '@signalbox/faults/fault';
+import type { Database } from '@signalbox/postgres/database';
+import type { Logger } from '@signalbox/telemetry/telemetry';
+import { fileDeadLetter } from './dead-letters.ts';
+import type { IntakeRecord, RecordHead } from './decode-record.ts';
+import type { BatchOutcome, BatchProcessor, FetchedBatch } from './fetched-batch.ts';
+import { declares } from './intake.ts';
+import type { MessagingMetrics } from './messaging-metrics.ts';
+import type { Outbox } from './outbox.ts';
+import { deadLetterOf, endSpan, type Item, toItem } from './record-batch.ts';
+import { settleInOrder } from './settle-batch.ts';
+
+/**
+ * Appends records of one partition, in offset order, to stores of its own, each append a no-op when it comes again.
+ * A retryable fault means that a store is away; `poisonRecord(offset, why)` that this one record cannot be appended,
+ * and that the others of the call may be handed over again.
+ */
+export type AppendHandler = (
+  records: readonly IntakeRecord[],
+  context: { readonly signal: AbortSignal },
+) => Promise<void>;
+
+export interface AppendOptions {
+  readonly topic: SourceTopicName;
+  readonly group: string;
+  readonly handler: AppendHandler;
+  readonly accepts: ((head: RecordHead) => boolean) | undefined;
+  readonly maxBatch: number;
+  readonly database: Database;
+  readonly outbox: Outbox;
+  readonly log: Logger;
+  readonly metrics: MessagingMetrics;
+}
+
+const handlerMs = 4_000;
+const buryMs = 3_000;
+
+/** The runner without a transaction: partitions beside each other, each strictly in offset order. */
+export function createAppend(options: AppendOptions): BatchProcessor {
+  const { topic, maxBatch, log, metrics } = options;
+  /** Handlers that did not end in time, by partition: nothing else of the partition is appended beside them. */
+  const stragglers = new Map<number, Promise<void>>();
+
+  async function bounded(partition: number, run: (signal: AbortSignal) => Promise<void>): Promise<void> {
+    if (stragglers.has(partition)) throw fault('TIMEOUT', 'an earlier handler still runs');
+    const controller = new AbortController();
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<'late'>((resolve) => {
+      timer = setTimeout(() => resolve('late'), handlerMs);
+    });
+    const running = run(controller.signal);
+    try {
+      if ((await Promise.race([running, late])) !== 'late') return;
+    } finally {
+      clearTimeout(timer);
+    }
+    controller.abort();
+    log.error('consumer.handler_hangs', { topic, partition, afterMs: handlerMs });
+    const over = running.catch(() => undefined).finally(() => stragglers.delete(partition));
+    stragglers.set(partition, over);
+    throw fault('TIMEOUT', 'the handler did not end in time');
+  }
+
+  async function append(partition: number, items: readonly Item[]): Promise<void> {
+    for (const item of items) item.attempts += 1;
+    const bad = items.find(({ content }) => content.kind === 'poison');
+    if (bad !== undefined && items.length > 1)
+      throw fault('POISON_RECORD', 'poison', { details: { offset: bad.raw.offset } });
+    if (bad !== undefined) throw fault('POISON_RECORD', 'poison');
+    const records = items.flatMap(({ content }) => (content.kind === 'record' ? [content.record] : []));
+    if (records.length > 0) await bounded(partition, (signal) => options.handler(records, { signal }));
+    for (const item of items) endSpan(item);
+  }
+
+  async function bury(item: Item, error: unknown): Promise<void> {
+    const letter = deadLetterOf(topic, options.group, item, error);
+    await options.database.transaction(
+      async (tx) => {
+        const message = await fileDeadLetter(tx, letter);
+        if (message !== undefined) await options.outbox.put(tx, [message]);
+      },
+      { timeoutMs: buryMs },
+    );
+    metrics.processed(topic, 'poison', 0);
+    log.error('consumer.dead_letter', {
+      error: asFault(error),
+      topic,
+      offset: item.raw.offset.toString(),
+      reason: letter.reason,
+    });
+    endSpan(item, error);
+  }
+
+  return async (batch: FetchedBatch): Promise<BatchOutcome> => {
+    for (let at = 0; at < batch.records.length; at += maxBatch) {
+      if (!batch.isCurrent() || (at > 0 && !(await batch.heartbeat()))) break;
+      const startedAt = performance.now();
+      const spent = () => (performance.now() - startedAt) / 1_000;
+      const items = batch.records
+        .slice(at, at + maxBatch)
+        .map((raw) => toItem(topic, batch.partition, raw, options.accepts));
+      const open = new Set(items);
+      try {
+        await settleInOrder(
+          items,
+          {
+            handle: (some) => append(batch.partition, some),
+            bury,
+            isDeclared: (item, error) => declares(error, item),
+          },
+          (some) => {
+            for (const item of some) open.delete(item);
+            const last = some.at(-1);
+            if (last !== undefined) batch.finish(last.raw.offset + 1n);
+          },
+        );
+        metrics.processed(topic, 'ok', spent());
+      } catch (error) {
+        metrics.processed(topic, 'away', spent());
+        for (const item of open) endSpan(item, error);
+        return { kind: 'away', error };
+      }
+    }
+    return { kind: 'done' };
+  };
+}

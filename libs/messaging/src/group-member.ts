@@ -1,0 +1,329 @@
+import type { Logger } from '@signalbox/telemetry/telemetry';
+import { withoutTrace } from '@signalbox/telemetry/trace';
+import type { Consumer, EachBatchPayload } from 'kafkajs';
+import type { RawRecord } from './decode-record.ts';
+import type { BatchOutcome, FetchedBatch } from './fetched-batch.ts';
+import { createKafka, patientRetry } from './kafka-client.ts';
+import type { KafkaSettings } from './messaging-settings.ts';
+import { PartitionOffsets, type PendingCommit } from './partition-offsets.ts';
+
+/** What one life of a consumer tells its subscription. */
+export interface MemberListener {
+  joined(partitions: readonly number[]): void;
+  revoked(partitions: readonly number[]): void;
+  /** kafkajs has given up. It is not started again by itself. */
+  crashed(error: unknown): void;
+  process(batch: FetchedBatch): Promise<BatchOutcome>;
+}
+
+export interface MemberOptions {
+  readonly settings: KafkaSettings;
+  /** With its prefix. */
+  readonly topic: string;
+  readonly partitions: number;
+  readonly group: string;
+  readonly clientId: string;
+  readonly maxWaitMs: number;
+  readonly log: Logger;
+  readonly listener: MemberListener;
+}
+
+const firstPauseMs = 100;
+const maxPauseMs = 5_000;
+
+/**
+ * One life of a kafkajs consumer in its group: from the connection to its crash, its replacement or its stop. Nothing
+ * ever throws into kafkajs (issues 1274, 1299, 1513: a TypeError stops it for good; 1271, 1721: anything else loops).
+ */
+export class GroupMember {
+  readonly offsets = new PartitionOffsets();
+  /** Monotonic milliseconds of the last answer to a fetch, heartbeat or join. */
+  lastFetchAt = performance.now();
+  lastHeartbeatAt = performance.now();
+  readonly #o: MemberOptions;
+  readonly #consumer: Consumer;
+  /** Rises at every join and revocation: what began under an older one neither resolves nor commits. */
+  #generation = 0;
+  #ended = false;
+  #commitNow: EachBatchPayload['commitOffsetsIfNecessary'] | undefined;
+  #committing: Promise<void> | undefined;
+  readonly #paused = new Map<number, { tries: number; timer: NodeJS.Timeout }>();
+  readonly #processing = new Set<Promise<unknown>>();
+
+  constructor(options: MemberOptions) {
+    this.#o = options;
+    const { settings, group, maxWaitMs } = options;
+    this.#consumer = createKafka(settings, options.clientId, options.log, patientRetry).consumer({
+      groupId: group,
+      sessionTimeout: settings.kafkaSessionTimeoutMs,
+      heartbeatInterval: settings.kafkaHeartbeatIntervalMs,
+      rebalanceTimeout: settings.kafkaRebalanceTimeoutMs,
+      maxWaitTimeInMs: maxWaitMs,
+      allowAutoTopicCreation: false,
+      metadataMaxAge: 300_000,
+      // A restart inside kafkajs keeps no count and tells nobody; a CRASH always ends this life (issue 1271).
+      retry: { ...patientRetry, restartOnFailure: async () => false },
+    });
+    this.#listen();
+  }
+
+  /** Connects, subscribes and begins to fetch. Throws when the broker or the topic is not there. */
+  async start(): Promise<void> {
+    await withoutTrace(async () => {
+      await this.#consumer.connect();
+      // Always from the beginning: a new group would otherwise skip what was accepted before it was there (DELIVERY 9).
+      await this.#consumer.subscribe({ topic: this.#o.topic, fromBeginning: true });
+      await this.#consumer.run({
+        // autoCommit waits for a commit after every batch: a hop then takes 35 ms instead of 0.5 (BENCH 1).
+        autoCommit: false,
+        eachBatchAutoResolve: false,
+        partitionsConsumedConcurrently: this.#o.partitions,
+        eachBatch: (payload) => this.#eachBatch(payload),
+      });
+    });
+  }
+
+  assigned(): number[] {
+    return this.offsets.assigned();
+  }
+
+  paused(): number {
+    return this.#paused.size;
+  }
+
+  /** Goes on at another offset of an assigned partition; false when it is not assigned. */
+  seek(partition: number, offset: bigint): boolean {
+    if (this.#ended || !this.offsets.isAssigned(partition)) return false;
+    this.offsets.forget(partition);
+    this.#consumer.seek({ topic: this.#o.topic, partition, offset: offset.toString() });
+    return true;
+  }
+
+  /**
+   * One try to commit what is finished, under the generation of this moment. kafkajs' own commitOffsets retries for ever
+   * and takes the generation at each try: a commit begun before a rebalance would go out after it, for partitions that
+   * are another member's by then. `commitOffsetsIfNecessary(offsets)` of a batch is a single try.
+   */
+  async commit(): Promise<void> {
+    if (this.#committing !== undefined) return await this.#committing;
+    const commits = this.offsets.pending();
+    if (commits.length === 0 || this.#commitNow === undefined) return;
+    const generation = this.#generation;
+    this.#committing = this.#send(commits)
+      .then(() => {
+        if (generation === this.#generation) this.offsets.committed(commits);
+      })
+      .catch((error: unknown) => this.#o.log.debug('consumer.commit_failed', { error, topic: this.#o.topic }))
+      .finally(() => {
+        this.#committing = undefined;
+      });
+    await this.#committing;
+  }
+
+  /** Handlers under way end, what is finished is committed, the member leaves. Returns by `deadlineMs` at the latest. */
+  async stop(deadlineMs: number): Promise<void> {
+    const end = performance.now() + deadlineMs;
+    const leftMs = () => Math.max(end - performance.now(), 50);
+    const partitions = this.assigned();
+    if (!this.#ended && partitions.length > 0) {
+      this.#consumer.pause([{ topic: this.#o.topic, partitions }]);
+    }
+    await within(Promise.allSettled([...this.#processing]), leftMs() * 0.6);
+    await within(this.#committing ?? Promise.resolve(), leftMs() * 0.3);
+    await within(this.commit(), leftMs() * 0.5);
+    this.abandon();
+    // stop() and disconnect() never come back while a handler or a socket hangs (issues 571, 967, 1639).
+    await within(this.#consumer.disconnect(), leftMs());
+    if (partitions.length > 0) this.#o.listener.revoked(partitions);
+  }
+
+  /**
+   * From here on this life takes no batch, tells nothing and commits nothing. Its kafkajs consumer is told to disconnect
+   * and left alone: one that hangs in a dead connection leaves the group when the connection breaks.
+   */
+  abandon(): void {
+    this.#ended = true;
+    this.#generation += 1;
+    for (const { timer } of this.#paused.values()) clearTimeout(timer);
+    this.#paused.clear();
+    this.offsets.revokeAll();
+  }
+
+  disconnectLater(): void {
+    this.#consumer.disconnect().catch((error: unknown) => {
+      this.#o.log.debug('consumer.disconnect_failed', { error, topic: this.#o.topic });
+    });
+  }
+
+  #listen(): void {
+    const { events } = this.#consumer;
+    const on = (
+      event: (typeof events)[keyof typeof events],
+      run: (payload: Record<string, unknown>) => void,
+    ) =>
+      this.#consumer.on(event, ({ payload }: { payload: Record<string, unknown> }) => {
+        if (this.#ended) return;
+        try {
+          run(payload ?? {});
+        } catch (error) {
+          this.#o.log.critical('consumer.listener_failed', { error, topic: this.#o.topic });
+        }
+      });
+    on(events.FETCH, () => {
+      this.lastFetchAt = performance.now();
+    });
+    on(events.HEARTBEAT, () => {
+      this.lastHeartbeatAt = performance.now();
+    });
+    on(events.REBALANCING, () => this.#revoke());
+    on(events.GROUP_JOIN, ({ memberAssignment }) =>
+      this.#join(partitionsOf(memberAssignment, this.#o.topic)),
+    );
+    on(events.CRASH, ({ error }) => this.#o.listener.crashed(error));
+  }
+
+  /**
+   * A rebalance: the last commit goes out now, in this call, under the old generation; on the coordinator's connection
+   * it is ahead of the join. Whatever is not finished in this moment is another member's, or comes again.
+   */
+  #revoke(): void {
+    const partitions = this.assigned();
+    const commits = this.offsets.pending();
+    if (commits.length > 0) this.#send(commits).catch(() => undefined);
+    this.#dropGeneration();
+    this.offsets.revokeAll();
+    if (partitions.length > 0) this.#o.listener.revoked(partitions);
+  }
+
+  #join(partitions: readonly number[]): void {
+    const before = this.assigned();
+    this.#dropGeneration();
+    // A join without REBALANCING before it (stale metadata, an unknown member): the old assignment ends here.
+    if (before.length > 0) this.#o.listener.revoked(before);
+    this.offsets.assign(partitions);
+    this.lastFetchAt = performance.now();
+    this.lastHeartbeatAt = performance.now();
+    this.#o.listener.joined(partitions);
+  }
+
+  #dropGeneration(): void {
+    this.#generation += 1;
+    const paused = [...this.#paused.keys()];
+    for (const { timer } of this.#paused.values()) clearTimeout(timer);
+    this.#paused.clear();
+    // kafkajs keeps pauses over a rebalance; a partition that comes back later would stay silent.
+    if (paused.length > 0) this.#consumer.resume([{ topic: this.#o.topic, partitions: paused }]);
+  }
+
+  async #send(commits: readonly PendingCommit[]): Promise<void> {
+    await this.#commitNow?.({
+      topics: [
+        {
+          topic: this.#o.topic,
+          partitions: commits.map(({ partition, offset }) => ({ partition, offset: offset.toString() })),
+        },
+      ],
+    });
+  }
+
+  async #eachBatch(payload: EachBatchPayload): Promise<void> {
+    const { batch } = payload;
+    const generation = this.#generation;
+    if (this.#ended || !this.offsets.isAssigned(batch.partition)) return;
+    this.#commitNow = payload.commitOffsetsIfNecessary;
+    const first = batch.messages[0];
+    if (first === undefined) return;
+    this.offsets.fetched(batch.partition, BigInt(first.offset), BigInt(batch.highWatermark));
+    const isCurrent = () => generation === this.#generation && payload.isRunning() && !payload.isStale();
+    const running = this.#o.listener.process({
+      partition: batch.partition,
+      records: batch.messages.map(rawRecord),
+      isCurrent,
+      // Under another generation kafkajs' resolveOffset would write into the new assignment's offsets, or throw because
+      // the topic is not in it.
+      finish: (nextOffset) => {
+        if (!isCurrent()) return;
+        payload.resolveOffset((nextOffset - 1n).toString());
+        this.offsets.finish(batch.partition, nextOffset);
+      },
+      // A heartbeat that says "rebalance" throws; kafkajs sends the next one itself right after the batch, and acts on it.
+      heartbeat: () =>
+        payload.heartbeat().then(
+          () => true,
+          () => false,
+        ),
+    });
+    this.#processing.add(running);
+    try {
+      const outcome = await running;
+      if (outcome.kind === 'away' && isCurrent()) this.#pause(batch.partition, outcome.error);
+      else if (isCurrent()) this.#unpaused(batch.partition);
+    } catch (error) {
+      this.#o.log.critical('consumer.processor_threw', { error, topic: this.#o.topic });
+      if (isCurrent()) this.#pause(batch.partition, error);
+    } finally {
+      this.#processing.delete(running);
+    }
+  }
+
+  /** Resolves nothing and fetches the partition again later: its records come again in order, its neighbours go on. */
+  #pause(partition: number, error: unknown): void {
+    const tries = (this.#retries.get(partition) ?? 0) + 1;
+    this.#retries.set(partition, tries);
+    const delayMs =
+      Math.min(firstPauseMs * 2 ** Math.min(tries - 1, 10), maxPauseMs) * (0.5 + Math.random() / 2);
+    this.#consumer.pause([{ topic: this.#o.topic, partitions: [partition] }]);
+    const generation = this.#generation;
+    const timer = setTimeout(() => {
+      this.#paused.delete(partition);
+      if (generation !== this.#generation) return;
+      this.#consumer.resume([{ topic: this.#o.topic, partitions: [partition] }]);
+    }, delayMs);
+    this.#paused.set(partition, { tries, timer });
+    const fields = { error, topic: this.#o.topic, partition, tries, delayMs: Math.round(delayMs) };
+    if (tries === 1) this.#o.log.warning('consumer.paused', fields);
+    else this.#o.log.debug('consumer.paused', fields);
+  }
+
+  readonly #retries = new Map<number, number>();
+
+  #unpaused(partition: number): void {
+    if (this.#retries.delete(partition)) {
+      this.#o.log.info('consumer.resumed', { topic: this.#o.topic, partition });
+    }
+  }
+}
+
+function rawRecord(message: EachBatchPayload['batch']['messages'][number]): RawRecord {
+  return {
+    offset: BigInt(message.offset),
+    key: message.key,
+    value: message.value,
+    headers: message.headers ?? {},
+    timestampMs: Number(message.timestamp),
+  };
+}
+
+function partitionsOf(assignment: unknown, topic: string): number[] {
+  if (typeof assignment !== 'object' || assignment === null) return [];
+  const partitions: unknown = Object.entries(assignment).find(([name]) => name === topic)?.[1];
+  return Array.isArray(partitions)
+    ? partitions.filter((each): each is number => typeof each === 'number')
+    : [];
+}
+
+/** Waits for the promise, at most so long; whatever becomes of it then is nobody's error. */
+async function within(promise: Promise<unknown>, ms: number): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const bound = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, ms);
+  });
+  await Promise.race([
+    promise.then(
+      () => undefined,
+      () => undefined,
+    ),
+    bound,
+  ]);
+  clearTimeout(timer);
+}

@@ -1,0 +1,174 @@
+import { type TopicName, topics } from '@signalbox/contracts/topics';
+import { type Fault, fault } from '@signalbox/faults/fault';
+import type { Logger } from '@signalbox/telemetry/telemetry';
+import { partitionOf } from './murmur2.ts';
+import type { PlainRecord, Receipt } from './outgoing.ts';
+import type { PlacedRecord, ProducerClient } from './producer-client.ts';
+import { judgeSend, refusalReason } from './send-errors.ts';
+import { SendQueue } from './send-queue.ts';
+
+/** Something to send. The producer calls exactly one of `sent` and `refused`, and neither after `withdrawn`. */
+export interface Sending {
+  readonly topic: TopicName;
+  readonly key: string;
+  /** Approximate size on the wire. */
+  readonly bytes: number;
+  /** Set by the owner: skipped from then on. A try that is under way may still put it into the log. */
+  withdrawn: boolean;
+  /** Called once, right before the first try. */
+  record(): PlainRecord;
+  sent(receipt: Receipt): void;
+  /** The broker refuses this record alone (RECORD_REFUSED); what was behind it goes on. */
+  refused(reason: Fault): void;
+}
+
+export interface Producer {
+  /** Puts it at the end of the queue. Records of one key reach the log in the order of these calls. */
+  enqueue(sending: Sending): void;
+  /** Records that wait or are on their way. */
+  readonly queued: number;
+  /** When the oldest try that is still failing began; undefined while sends succeed. */
+  readonly failingSince: number | undefined;
+  /** Resolves when nothing is queued any more, or at the signal. */
+  idle(signal: AbortSignal): Promise<void>;
+  /** Stops trying. What is still queued is neither sent nor refused. */
+  close(): Promise<void>;
+}
+
+const firstRetryMs = 20;
+const maxRetryMs = 250;
+
+/**
+ * One queue, one sendBatch in flight, and a failed batch is tried again before anything later: order by key comes from
+ * that alone (DELIVERY 1), and costs nothing, for what arrives meanwhile makes the next batch larger.
+ */
+export function createProducer(client: ProducerClient, log: Logger): Producer {
+  const queue = new SendQueue();
+  const placed = new WeakMap<Sending, PlacedRecord>();
+  const closing = new AbortController();
+  const idleWaiters = new Set<() => void>();
+  let inFlight = 0;
+  let pumping = false;
+  let failingSince: number | undefined;
+  let closed: Promise<void> | undefined;
+
+  function place(sending: Sending): PlacedRecord {
+    const known = placed.get(sending);
+    if (known !== undefined) return known;
+    const record = {
+      ...sending.record(),
+      partition: partitionOf(sending.key, topics[sending.topic].partitions),
+    };
+    placed.set(sending, record);
+    return record;
+  }
+
+  /** Tries until each of these is sent, refused or withdrawn, or the producer closes. */
+  async function settle(sendings: readonly Sending[]): Promise<void> {
+    for (let tries = 0; !closing.signal.aborted; tries += 1) {
+      const live = sendings.filter((sending) => !sending.withdrawn);
+      if (live.length === 0) return;
+      try {
+        const receipts = await client.send(live.map(place));
+        failingSince = undefined;
+        live.forEach((sending, i) => {
+          const receipt = receipts[i];
+          if (receipt !== undefined && !sending.withdrawn) tell(() => sending.sent(receipt));
+        });
+        return;
+      } catch (error) {
+        if (judgeSend(error) === 'refused') return await isolate(live, error);
+        failingSince ??= Date.now();
+        if (tries === 0) log.warning('producer.retrying', { error, records: live.length });
+        await pause(Math.min(firstRetryMs * 2 ** Math.min(tries, 8), maxRetryMs), closing.signal);
+      }
+    }
+  }
+
+  /** Halves a refused batch until the bad record is alone. The first half is settled before the second, so order holds. */
+  async function isolate(sendings: readonly Sending[], error: unknown): Promise<void> {
+    const [only] = sendings;
+    if (sendings.length === 1 && only !== undefined) {
+      const reason = fault('RECORD_REFUSED', refusalReason(error), { cause: error });
+      log.error('producer.refused', { error: reason, topic: only.topic, bytes: only.bytes });
+      tell(() => only.refused(reason));
+      return;
+    }
+    const middle = sendings.length >> 1;
+    await settle(sendings.slice(0, middle));
+    await settle(sendings.slice(middle));
+  }
+
+  function tell(run: () => void): void {
+    try {
+      run();
+    } catch (error) {
+      log.error('producer.callback_failed', { error });
+    }
+  }
+
+  async function pump(): Promise<void> {
+    try {
+      while (!closing.signal.aborted) {
+        const batch = queue.take();
+        if (batch.length === 0) break;
+        inFlight = batch.length;
+        await settle(batch);
+        inFlight = 0;
+      }
+    } catch (error) {
+      log.critical('producer.pump_failed', { error }); // a defect; the next record starts it again
+    } finally {
+      inFlight = 0;
+      pumping = false;
+      for (const wake of [...idleWaiters]) wake();
+    }
+    if (queue.length > 0) start();
+  }
+
+  // All that one tick enqueues becomes one request: setImmediate runs after the tick's promises.
+  function start(): void {
+    if (pumping || closing.signal.aborted) return;
+    pumping = true;
+    setImmediate(() => void pump());
+  }
+
+  return {
+    enqueue(sending) {
+      queue.push(sending, partitionOf(sending.key, topics[sending.topic].partitions));
+      start();
+    },
+    get queued() {
+      return queue.length + inFlight;
+    },
+    get failingSince() {
+      return failingSince;
+    },
+    async idle(signal) {
+      while ((pumping || queue.length > 0) && !signal.aborted && !closing.signal.aborted) {
+        const { promise, resolve } = Promise.withResolvers<void>();
+        idleWaiters.add(resolve);
+        signal.addEventListener('abort', () => resolve(), { once: true });
+        await promise;
+        idleWaiters.delete(resolve);
+      }
+    },
+    close() {
+      closing.abort();
+      closed ??= client.close();
+      return closed;
+    },
+  };
+}
+
+function pause(ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const timer = setTimeout(done, ms);
+    signal.addEventListener('abort', done, { once: true });
+    function done(): void {
+      clearTimeout(timer);
+      signal.removeEventListener('abort', done);
+      resolve();
+    }
+  });
+}
