@@ -61,6 +61,8 @@ export interface DrivenLifecycle extends Lifecycle {
   fail(event: string, error: unknown): void;
   readonly state: LifecycleState;
   readonly log: LifecycleLog;
+  /** Steps under way now. */
+  readonly running: ReadonlySet<string>;
   /** Resolves when a stop is over. */
   readonly over: Promise<StopReport>;
 }
@@ -83,6 +85,7 @@ export function createLifecycle(): DrivenLifecycle {
   const loopsEnd = new AbortController();
   let options: LifecycleOptions = { drainDelayMs: 0, stopTimeoutMs: 20_000, log: bootLog() };
   let state: LifecycleState = { name: 'running', failed: false };
+  const running = new Set<string>();
   const over = Promise.withResolvers<StopReport>();
 
   function fail(event: string, error: unknown): void {
@@ -126,7 +129,6 @@ export function createLifecycle(): DrivenLifecycle {
     const startedAt = performance.now();
     const { log, stopTimeoutMs, drainDelayMs } = options;
     const reports: StepReport[] = [];
-    const running = new Set<string>();
     log.info('service.stopping', { reason, drainDelayMs, stopTimeoutMs });
 
     const sequence = {
@@ -213,6 +215,7 @@ export function createLifecycle(): DrivenLifecycle {
     get log() {
       return options.log;
     },
+    running,
     over: over.promise,
   };
 }
@@ -273,7 +276,10 @@ export async function runMain(main: (lifecycle: Lifecycle) => Promise<void>): Pr
       return;
     }
     if (process.stdin.isTTY && now - firstSignalAt < echoMs) return;
-    lifecycle.log.critical('service.forced', { reason: `${signal} while stopping` });
+    lifecycle.log.critical('service.forced', {
+      reason: `${signal} while stopping`,
+      overran: [...lifecycle.running],
+    });
     process.exit(exitCodes.forced);
   }
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, onSignal);

@@ -59,10 +59,11 @@ describe('a process', () => {
     await says('service.stopping');
     const at = performance.now();
     child.kill('SIGTERM');
-    const { code, events } = await exit;
+    const { code, events, out } = await exit;
     expect(code).toBe(75);
     expect(performance.now() - at).toBeLessThan(2_000);
     expect(events).toEqual(['service.stopping', 'service.forced']);
+    expect(out).toContain('"overran":["turns"]');
   });
 
   test('exits 75 when its bound passes', async () => {
