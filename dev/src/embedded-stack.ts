@@ -110,6 +110,7 @@ export async function startEmbeddedStack(options: EmbeddedStackOptions): Promise
   const state: StackState = {
     startedAt: new Date().toISOString(),
     pid: process.pid,
+    keeper: { pid: keeper.pid },
     services: {},
     ...givenAddresses(given),
   };

@@ -29,10 +29,13 @@ exit 0
 
 /** Ends processes that would outlive a killed parent: Kafka, Postgres and Redis cannot watch for its death themselves. */
 export interface Keeper {
+  readonly pid: number;
   watch(pid: number, signal: 'SIGTERM' | 'SIGINT'): void;
   forget(pid: number): void;
   /** All was ended in order: nothing to do for the keeper. */
   close(): void;
+  /** What the death of this process does to the keeper; for tests. */
+  breakOff(): void;
 }
 
 /** Starts the keeper. `removeFolder` is deleted when this process dies without closing (no blanks in its path). */
@@ -54,11 +57,13 @@ export function startKeeper(removeFolder?: string): Keeper {
   };
   if (removeFolder !== undefined) tell(`remove ${removeFolder}`);
   return {
+    pid: child.pid ?? 0,
     watch: (pid, signal) => tell(`watch ${pid} ${signal.slice(3)}`),
     forget: (pid) => tell(`forget ${pid}`),
     close: () => {
       tell('done');
       input.end();
     },
+    breakOff: () => void input.end(),
   };
 }

@@ -8,7 +8,7 @@ import { waitUntil } from './wait-until.ts';
 const ours = [
   { name: 'kafka', pattern: /\bkafka\.Kafka\b/, signal: 'SIGTERM' },
   { name: 'zipkin', pattern: /zipkin-server-\S+\.jar/, signal: 'SIGTERM' },
-  { name: 'postgres', pattern: /\/bin\/postgres -D /, signal: 'SIGINT' },
+  { name: 'postgres', pattern: /\/bin\/postgres -D |^postgres: /, signal: 'SIGINT' },
   { name: 'redis', pattern: /^\S*redis-server\b/, signal: 'SIGTERM' },
 ] as const;
 
@@ -21,7 +21,8 @@ export interface Leftover {
 
 /**
  * Parts that still hold a data folder: by their command line, which names it (Kafka, Zipkin, Postgres), or by their
- * working folder (Redis writes its own command line). A reused pid shows another command line and is not touched.
+ * working folder (Redis and Postgres' sessions write their own command line). A session outlives a killed postmaster by
+ * what it is doing; a second server beside it would damage the data. A reused pid shows another command line.
  */
 export function findLeftovers(dataDir: string, processes: readonly RunningProcess[]): Leftover[] {
   return processes.flatMap((each) => {

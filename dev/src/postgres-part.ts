@@ -8,6 +8,7 @@ import { PartProblem } from './part-problem.ts';
 import { type PartProcess, runProgram, spawnPart, whenUp } from './part-process.ts';
 import { pickPort } from './ports.ts';
 import { findPostgresRunner, ownerOf, type PostgresRunner } from './postgres-identity.ts';
+import { findProcess, isTaken } from './process-list.ts';
 
 export interface PostgresPart extends Part {
   /** The superuser's, on the maintenance database: for making databases and roles. */
@@ -109,6 +110,18 @@ async function checkFolder(runner: PostgresRunner, folder: string): Promise<void
   }
 }
 
+/**
+ * Postgres deals with the pid file of a dead server itself (and looks for its last sessions by it), but takes for that
+ * server what has its pid by now: another program, or the dead server itself where nobody collects it (a container
+ * whose first process is no init).
+ */
+async function dropForeignPidFile(folder: string): Promise<void> {
+  const file = join(folder, 'postmaster.pid');
+  const pid = Number((await readFile(file, 'utf8').catch(() => '')).split('\n')[0]);
+  if (pid > 0 && isTaken(pid) && findProcess(pid)?.command.includes('postgres') !== true)
+    await rm(file, { force: true });
+}
+
 /** Postgres writes its state into the eighth line of its pid file; pg_ctl waits for the same. */
 function isReady(folder: string, pid: number): boolean {
   const file = join(folder, 'postmaster.pid');
@@ -175,8 +188,7 @@ export async function startPostgres(setting: PartSetting): Promise<PostgresPart>
     await rm(folder, { recursive: true, force: true });
     await initialise(runner, bin, folder);
   }
-  // Leftovers were ended before; what remains is a dead server's file, whose pid another program may have by now.
-  await rm(join(folder, 'postmaster.pid'), { force: true });
+  await dropForeignPidFile(folder);
   const port = await pickPort(setting.port);
   progress(`postgres: starting on port ${port}`);
   const server = spawnServer(setting, runner, bin, folder, port);

@@ -1,5 +1,6 @@
 import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { kill } from 'node:process';
 
 export interface RunningProcess {
   readonly pid: number;
@@ -49,6 +50,16 @@ function fromPs(): RunningProcess[] {
 /** Every process that one may see. Linux's /proc, `ps` elsewhere (slim images have no `ps`). */
 export function listProcesses(): RunningProcess[] {
   return existsSync('/proc/self/cmdline') ? fromProc() : fromPs();
+}
+
+/** Whether the system knows the pid at all, a dead process that was not collected included. */
+export function isTaken(pid: number): boolean {
+  try {
+    kill(pid, 0);
+    return true;
+  } catch (error) {
+    return error instanceof Error && 'code' in error && error.code === 'EPERM';
+  }
 }
 
 /** What runs under this pid; undefined when nothing does, or only a dead process that was not collected. */

@@ -14,6 +14,8 @@ export interface StackState {
   readonly startedAt: string;
   /** The process that started all of it. */
   readonly pid: number;
+  /** The shell that ends the rest when that process is killed. */
+  readonly keeper: { readonly pid: number };
   kafka?: { bootstrap: string; clusterId?: string; pid?: number };
   postgres?: { ownerUrl: string; url: string; pid?: number };
   redis?: { url: string; pid?: number };

@@ -19,6 +19,21 @@ const chat = (text: string, more: object = {}, headers?: Record<string, string>)
 const claude = (text: string, more: object = {}) =>
   post('/v1/messages', { model: 'm', max_tokens: 100, messages: [{ role: 'user', content: text }], ...more });
 
+interface ChatMessage {
+  readonly content: string | null;
+  readonly tool_calls: readonly { id: string; function: { name: string; arguments: string } }[];
+}
+interface ChatReply {
+  readonly choices: readonly { message: ChatMessage; finish_reason: string }[];
+}
+
+async function chatReply(reply: Response): Promise<{ message: ChatMessage; finish_reason: string }> {
+  const body: ChatReply = JSON.parse(await reply.text());
+  const [choice] = body.choices;
+  if (choice === undefined) throw new Error('no choice');
+  return choice;
+}
+
 /** The JSON of each event of a stream. */
 async function events(reply: Response): Promise<Record<string, never>[]> {
   const lines = (await reply.text()).split('\n').filter((line) => line.startsWith('data: {'));
@@ -49,22 +64,21 @@ describe('chat completions', () => {
   });
 
   test('calls a tool and tells its result', async () => {
-    const first = await (await chat('17 * 23', { tools: chatTools })).json();
-    const call = first.choices[0].message.tool_calls[0];
-    expect(call.function).toEqual({ name: 'calculator', arguments: '{"expression":"17 * 23"}' });
-    expect(first.choices[0].finish_reason).toBe('tool_calls');
+    const first = await chatReply(await chat('17 * 23', { tools: chatTools }));
+    const call = first.message.tool_calls[0];
+    expect(call?.function).toEqual({ name: 'calculator', arguments: '{"expression":"17 * 23"}' });
+    expect(first.finish_reason).toBe('tool_calls');
     const messages = [
       { role: 'user', content: '17 * 23' },
-      first.choices[0].message,
-      { role: 'tool', tool_call_id: call.id, content: '391' },
+      first.message,
+      { role: 'tool', tool_call_id: call?.id, content: '391' },
     ];
-    const second = await (await chat('', { messages, tools: chatTools })).json();
-    expect(second.choices[0].message.content).toBe('The calculator says 391.');
+    const second = await chatReply(await chat('', { messages, tools: chatTools }));
+    expect(second.message.content).toBe('The calculator says 391.');
   });
 
   test('cuts the text at max_tokens', async () => {
-    const reply = await (await chat('long 10', { max_tokens: 3 })).json();
-    expect(reply.choices[0]).toMatchObject({
+    expect(await chatReply(await chat('long 10', { max_tokens: 3 }))).toMatchObject({
       message: { content: 'word1 word2 word3 ' },
       finish_reason: 'length',
     });
@@ -181,6 +195,8 @@ describe('faults', () => {
   test('shows what it was asked', async () => {
     await chat('say remembered');
     const seen = await (await fetch(new URL('/admin/requests', model.url))).json();
-    expect(seen.at(-1).conversation.messages).toEqual([{ role: 'user', text: 'say remembered' }]);
+    expect(seen).toContainEqual(
+      expect.objectContaining({ conversation: expect.objectContaining({ messages: [{ role: 'user', text: 'say remembered' }] }) }),
+    );
   });
 });
