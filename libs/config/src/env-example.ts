@@ -50,7 +50,9 @@ function ownerOf(file: string): string {
 
 function settingsIn(exported: unknown): AnySetting[] {
   if (typeof exported !== 'object' || exported === null) return [];
-  return Object.values(exported).flatMap((value: unknown) => {
+  // Node sorts the names of a module, other loaders don't; within an object the author's order counts.
+  const byName: [string, unknown][] = Object.entries(exported).sort(([a], [b]) => (a < b ? -1 : 1));
+  return byName.flatMap(([, value]) => {
     if (typeof value !== 'object' || value === null || isSetting(value)) return [];
     return Object.values(value).filter(isSetting);
   });
