@@ -39,6 +39,8 @@ export interface SpanOptions {
   readonly parent?: TraceParent | string | undefined;
   /** Begins a new trace, whatever is active. */
   readonly root?: boolean;
+  /** When it began (epoch milliseconds), for what is told of only after its end. */
+  readonly startedAtMs?: number;
 }
 
 const kinds = {
@@ -154,10 +156,11 @@ function parentContext(options: SpanOptions): Context {
   return given === undefined ? context.active() : trace.setSpanContext(context.active(), given);
 }
 
-function toOtel({ kind, attributes, links }: SpanOptions) {
+function toOtel({ kind, attributes, links, startedAtMs }: SpanOptions) {
   return {
     kind: kinds[kind ?? 'internal'],
     ...(attributes === undefined ? {} : { attributes }),
+    ...(startedAtMs === undefined ? {} : { startTime: startedAtMs }),
     ...(links === undefined ? {} : { links: links.map((each) => ({ context: each })) }),
   };
 }
