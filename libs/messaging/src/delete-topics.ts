@@ -4,8 +4,8 @@ import { createKafka, singleTry } from './kafka-client.ts';
 import type { KafkaSettings } from './messaging-settings.ts';
 
 /**
- * Deletes every topic under the settings' prefix, and the groups that have no member under the same name. For tests,
- * which own their topics; refuses an empty prefix, which would be everybody's topics.
+ * Deletes every topic under KAFKA_TOPIC_PREFIX with its records, and the groups that read them: for stacks that share a
+ * broker (tests). Without a prefix it refuses.
  */
 export async function deleteTopics({
   settings,
@@ -13,23 +13,19 @@ export async function deleteTopics({
 }: {
   settings: KafkaSettings;
   log: Logger;
-}): Promise<void> {
+}): Promise<string[]> {
   const prefix = settings.kafkaTopicPrefix;
-  if (prefix === '') {
-    throw fault('CONFIG_INVALID', 'topics are deleted by their prefix, and there is none');
-  }
+  if (prefix === '') throw fault('CONFIG_INVALID', 'topics are deleted under a prefix only');
   const admin = createKafka(settings, 'signalbox-topics', log, singleTry).admin();
   try {
     await admin.connect();
-    const topics = (await admin.listTopics()).filter((topic) => topic.startsWith(prefix));
-    if (topics.length > 0) {
-      await admin.deleteTopics({ topics });
-    }
+    const topics = (await admin.listTopics()).filter((name) => name.startsWith(prefix));
+    if (topics.length > 0) await admin.deleteTopics({ topics });
     const { groups } = await admin.listGroups();
-    const left = groups.map(({ groupId }) => groupId).filter((groupId) => groupId.startsWith(prefix));
-    if (left.length > 0) {
-      await admin.deleteGroups(left).catch(() => undefined); // one still has a member: it ends with its session timeout
-    }
+    const ours = groups.map(({ groupId }) => groupId).filter((group) => group.includes(prefix));
+    // A group with live members cannot be deleted; it ends with its offsets' retention.
+    if (ours.length > 0) await admin.deleteGroups(ours).catch(() => undefined);
+    return topics;
   } finally {
     await admin.disconnect();
   }

@@ -20,11 +20,6 @@ export function judgeHandler(error: unknown): HandlerVerdict {
   return 'poison';
 }
 
-/** A handler throws this to say that one record of its batch is poison and the others are not touched. */
-export function poisonRecord(offset: bigint, why: string): Error {
-  return fault('POISON_RECORD', why, { details: { offset } });
-}
-
 const conflictTries = 4;
 
 export interface Settling<Item> {
