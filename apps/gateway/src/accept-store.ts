@@ -1,7 +1,7 @@
 import type { RecordHeaders } from '@signalbox/contracts/headers';
 import { sessionKey } from '@signalbox/contracts/keys';
 import { type Fault, fault, isFault } from '@signalbox/faults/fault';
-import type { Outbox, PutResult } from '@signalbox/messaging/outbox';
+import type { Outbox, PutResult } from '@signalbox/messaging/messaging';
 import type { Database } from '@signalbox/postgres/database';
 import { groupByTenant } from './tick-batcher.ts';
 

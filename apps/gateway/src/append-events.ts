@@ -1,5 +1,6 @@
 import { fault } from '@signalbox/faults/fault';
-import type { IntakeRecord } from '@signalbox/messaging/consumer';
+import type { IntakeRecord } from '@signalbox/messaging/messaging';
+import { poisonRecord } from '@signalbox/messaging/poison-record';
 import { isDeltaEvent } from '@signalbox/contracts/conversation-outbound';
 import type { StoredEvents } from './event-store.ts';
 import type { PartitionRebuild } from './partition-rebuild.ts';
@@ -40,7 +41,7 @@ export function createAppendEvents(options: AppendEventsOptions) {
     const events: StreamEvent[] = [];
     for (const record of records) {
       const event = streamEventOf(record, epoch);
-      if (event === undefined) throw fault('POISON_RECORD', 'the event names no turn');
+      if (event === undefined) throw poisonRecord(record.offset, 'the event names no turn');
       events.push(event);
     }
     const shown = await withoutRepeats(events);
@@ -72,9 +73,7 @@ export function createAppendEvents(options: AppendEventsOptions) {
       const event = kept[index];
       if (event === undefined) continue;
       if (outcome === 'clash') {
-        throw fault('POISON_RECORD', 'another event holds this stream position: STREAM_EPOCH was not raised', {
-          details: { position: event.at.position.toString(), epoch },
-        });
+        throw poisonRecord(event.at.position, 'another event holds this stream position: STREAM_EPOCH was not raised');
       }
       if (outcome === 'failed') throw refused(sqlState);
       if (outcome === 'repeat') left.add(event);

@@ -1,4 +1,4 @@
-import type { IntakeRecord } from '@signalbox/messaging/consumer';
+import type { IntakeRecord } from '@signalbox/messaging/messaging';
 import { isDeltaEvent, isTerminalEvent } from '@signalbox/contracts/conversation-outbound';
 import { type StreamPosition, formatStreamId } from './stream-id.ts';
 

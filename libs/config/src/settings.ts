@@ -10,6 +10,7 @@ export {
   flag,
   integer,
   list,
+  type Environment,
   type Setting,
   type SettingsOf,
   type Shape,

@@ -1,0 +1,183 @@
+import { newId } from '@signalbox/contracts/ids';
+import { openRedis, type Redis } from '@signalbox/redis/redis';
+import { silentLog as log, silentMetrics as metrics } from '@signalbox/telemetry/silent';
+import { testInfra } from '@signalbox/testkit/infra';
+import { waitFor } from '@signalbox/testkit/wait';
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { createSessionStreams, type SessionStreams } from './session-stream.ts';
+import type { EventKind, StreamEvent } from './stream-event.ts';
+import { streamStart } from './stream-id.ts';
+import { streamKeys } from './stream-keys.ts';
+
+const prefix = `test-${newId()}:`;
+let redis: Redis;
+let streams: SessionStreams;
+let sessionId: string;
+const turnId = newId();
+
+beforeAll(async () => {
+  redis = openRedis({ url: testInfra().redisUrl, log, metrics });
+  streams = createSessionStreams({ redis, keys: streamKeys(prefix), ttlSeconds: 60, maxEntries: 1000 });
+  await waitFor(
+    () => streams.markBoot(0, '', 'ready').catch(() => undefined),
+    (marked) => marked !== undefined,
+    { timeoutMs: 5000, label: 'redis' },
+  );
+});
+beforeEach(() => {
+  sessionId = newId();
+});
+afterAll(async () => {
+  const keys = await redis.run((client) => client.keys(`${prefix}*`));
+  if (keys.length > 0) await redis.run((client) => client.del(...keys));
+  await redis.close();
+});
+
+interface Given {
+  kind?: EventKind;
+  attempt?: number;
+  turn?: string;
+  at?: number;
+  text?: string;
+  epoch?: number;
+}
+
+function event(position: number, given: Given = {}): StreamEvent {
+  const { kind = 'd', attempt = 1, turn = turnId, at = 0, text = '', epoch = 1 } = given;
+  const piece = kind === 'd' || kind === 't';
+  const rest = JSON.stringify({ turn_id: turn, attempt });
+  return {
+    tenant: 'acme',
+    sessionId,
+    at: { epoch, position: BigInt(position) },
+    eventId: newId(),
+    turnId: turn,
+    attempt,
+    type: piece ? 'assistant.delta' : `event.${kind}`,
+    kind,
+    offset: at,
+    points: [...text].length,
+    body: piece ? `${rest}\n${text}` : rest,
+  };
+}
+
+async function shown(): Promise<{ ids: string[]; text: string; at: unknown[] }> {
+  const { entries } = await streams.look({ tenant: 'acme', sessionId }, streamStart, 500);
+  const pieces = entries.filter(({ type }) => type === 'assistant.delta').map(({ data }) => JSON.parse(data));
+  return {
+    ids: entries.map(({ id }) => id),
+    text: pieces.map((piece) => piece.text).join(''),
+    at: pieces.map((piece) => piece.at),
+  };
+}
+
+const append = (...events: StreamEvent[]) => streams.append(0, 'ready', events);
+
+describe('appending', () => {
+  it('chains entries by prev and ignores redelivered ids', async () => {
+    await append(event(3, { kind: 's' }), event(5, { text: 'Hel' }), event(9, { at: 3, text: 'lo' }));
+    await append(event(5, { text: 'Hel' }), event(9, { at: 3, text: 'lo' }), event(12, { at: 5, text: '!' }));
+    expect(await shown()).toEqual({ ids: ['1-3', '1-5', '1-9', '1-12'], text: 'Hello!', at: [0, 3, 5] });
+    const look = await streams.look({ tenant: 'acme', sessionId }, { epoch: 1, position: 5n }, 10);
+    expect(look.prev).toBe('1-5');
+    expect(look.last).toEqual({ epoch: 1, position: 12n });
+    expect((await streams.look({ tenant: 'acme', sessionId }, streamStart, 10)).prev).toBeUndefined();
+  });
+
+  it('shows nothing of a holder that lost its lease', async () => {
+    await append(event(1, { kind: 's' }), event(2, { text: 'from A ' }));
+    await append(event(3, { kind: 'r', attempt: 2 }), event(4, { attempt: 2, text: 'from B ' }));
+    // A wakes: its records lie behind B's in the log.
+    await append(event(5, { at: 7, text: 'more of A' }), event(6, { kind: 'e' }), event(7, { attempt: 2, at: 7, text: 'B again' }));
+    const { ids } = await shown();
+    expect(ids).toEqual(['1-1', '1-2', '1-3', '1-4', '1-7']);
+  });
+
+  it('lets the text of a takeover begin where turn.resumed says', async () => {
+    await append(event(1, { kind: 's' }), event(2, { text: 'abcdef' }));
+    await append(event(3, { kind: 'r', attempt: 2, at: 4 }), event(4, { attempt: 2, at: 4, text: 'XY' }));
+    expect((await shown()).at).toEqual([0, 4]);
+  });
+
+  it('cuts what a producer sent twice, by code points', async () => {
+    await append(event(1, { kind: 's' }), event(2, { text: 'añ😀' }));
+    await append(event(3, { text: 'añ😀' })); // the same record once more, under another offset
+    await append(event(4, { at: 1, text: 'ñ😀漢b' })); // overlaps two code points
+    await append(event(5, { at: 5, text: 'c\n"\u0000' }));
+    expect(await shown()).toEqual({ ids: ['1-1', '1-2', '1-4', '1-5'], text: 'añ😀漢bc\n"\u0000', at: [0, 3, 5] });
+  });
+
+  it('counts thinking and answer apart', async () => {
+    const thinking = { ...event(2, { kind: 't', text: 'hmm, let me see' }), type: 'assistant.thinking' };
+    await append(event(1, { kind: 's' }), thinking, event(3, { text: 'four' }));
+    expect((await shown()).text).toBe('four');
+  });
+
+  it('drops text of an ended turn but shows its late events', async () => {
+    const next = newId();
+    await append(event(1, { kind: 's' }), event(2, { text: 'done' }), event(3, { kind: 'x' }));
+    await append(event(4, { kind: 's', turn: next }), event(5, { at: 4, text: ' not' }), event(6, { kind: 'e' }));
+    await append(event(7, { turn: next, text: 'next' }));
+    expect(await shown()).toEqual({ ids: ['1-1', '1-2', '1-3', '1-4', '1-6', '1-7'], text: 'donenext', at: [0, 0] });
+  });
+
+  it('does not let a queued turn end the one that runs', async () => {
+    await append(event(1, { kind: 's' }), event(2, { text: 'ab' }), event(3, { kind: 'q', turn: newId() }));
+    await append(event(4, { at: 0, text: 'ab' }), event(5, { at: 2, text: 'cd' }));
+    expect((await shown()).text).toBe('abcd');
+  });
+
+  it('takes up in the middle of a turn whose beginning it never saw', async () => {
+    await append(event(10, { at: 40, text: 'tail' }), event(11, { at: 44, text: '.' }));
+    expect(await shown()).toMatchObject({ text: 'tail.', at: [40, 44] });
+  });
+
+  it('orders a raised epoch behind every offset of the one before', async () => {
+    await append(event(900, { kind: 's' }));
+    await append(event(0, { kind: 'x', epoch: 2 }), event(901, { kind: 'e' }));
+    expect((await shown()).ids).toEqual(['1-900', '2-0']);
+  });
+
+  it('goes on behind the entries when only its state was evicted', async () => {
+    await append(event(5, { kind: 's' }), event(6, { text: 'x' }));
+    await redis.run((client) => client.del(streamKeys(prefix).state('acme', sessionId)));
+    await append(event(6, { text: 'x' }), event(7, { at: 1, text: 'y' }));
+    expect((await shown()).ids).toEqual(['1-5', '1-6', '1-7']);
+    expect((await streams.look({ tenant: 'acme', sessionId }, { epoch: 1, position: 6n }, 10)).prev).toBe('1-6');
+  });
+
+  it('bounds length and life of a stream', async () => {
+    const small = createSessionStreams({ redis, keys: streamKeys(prefix), ttlSeconds: 60, maxEntries: 100 });
+    for (let batch = 0; batch < 4; batch += 1) {
+      const events = Array.from({ length: 100 }, (_, i) => event(batch * 100 + i, { kind: 'e' }));
+      await small.append(0, 'ready', events);
+    }
+    const { ids } = await shown();
+    expect(ids.length).toBeLessThan(250);
+    expect(ids.at(-1)).toBe('1-399');
+    const ttl = await redis.run((client) => client.ttl(streamKeys(prefix).entries('acme', sessionId)));
+    expect(ttl).toBeGreaterThan(50);
+  });
+
+  it('appends nothing when Redis was emptied, whatever the owner believes', async () => {
+    expect(await streams.append(3, 'ready', [event(1)])).toBe(false);
+    expect(await streams.markBoot(3, '', 'token-1')).toBe(true);
+    expect(await streams.append(3, 'ready', [event(1)])).toBe(false);
+    expect(await streams.append(3, 'token-1', [event(1, { text: 'x' })])).toBe(true);
+    expect(await streams.markBoot(3, 'token-0', 'ready')).toBe(false);
+    expect(await streams.markBoot(3, 'token-1', 'ready')).toBe(true);
+    expect(await streams.bootOf(3)).toBe('ready');
+  });
+
+  it('wakes readers, also of a batch that was there before', async () => {
+    const heard: string[] = [];
+    const subscription = await redis
+      .subscriber()
+      .subscribe(streams.channelOf({ tenant: 'acme', sessionId }), { onMessage: (message) => heard.push(message) });
+    await append(event(1, { kind: 's' }));
+    await append(event(1, { kind: 's' }));
+    await waitFor(() => heard, (messages) => messages.length === 2, { timeoutMs: 2000, label: 'wake-ups' });
+    expect(heard).toEqual(['1-1', '1-1']);
+    await subscription.end();
+  });
+});
