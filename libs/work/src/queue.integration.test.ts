@@ -1,0 +1,347 @@
+import { newId } from '@signalbox/contracts/ids';
+import { isFault } from '@signalbox/faults/fault';
+import { sqlState } from '@signalbox/postgres/classify-error';
+import { waitFor } from '@signalbox/testkit/wait';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { createTestQueue, row, schema, type TestQueue } from '../test/test-queue.ts';
+import type { Claim } from './queue.ts';
+
+let own: TestQueue;
+beforeAll(async () => {
+  own = await createTestQueue();
+});
+afterAll(() => own.close());
+beforeEach(async () => {
+  await own.owner.query(`DELETE FROM ${schema}.items`);
+  await own.owner.query(`DELETE FROM ${schema}.lanes`);
+});
+
+const terms = (owner: string, leaseMs = 5000, formats = [1]) => ({ owner, leaseMs, formats });
+const claim = (owner: string, limit = 10, o: { leaseMs?: number; expired?: boolean; after?: string } = {}) =>
+  own.queue.claim(terms(owner, o.leaseMs), limit, o.expired ?? false, o.after ?? '');
+const holder = (owner: string, { fence }: Claim) => ({ owner, fence });
+function first(claims: readonly Claim[]): Claim {
+  const [found] = claims;
+  if (found === undefined) throw new Error('nothing was claimed');
+  return found;
+}
+const item = async (id: string) =>
+  (await own.owner.query<Record<string, unknown>>(`SELECT * FROM ${schema}.items WHERE id = $1`, [id]))[0] ??
+  {};
+
+describe('lanes', () => {
+  test('a repeat is left out, and one lane gives one item at a time in order', async () => {
+    const rows = [row('s1'), row('s1'), row('s2')];
+    expect(await own.queue.enqueue(own.database, rows)).toEqual(rows.map((each) => each.id));
+    expect(await own.queue.enqueue(own.database, [...rows, row('s2')])).toHaveLength(1);
+
+    const [a, b] = [newId(), newId()];
+    const claims = await claim(a);
+    expect(claims.map((each) => each.item.id)).toEqual([rows[0]?.id, rows[2]?.id]);
+    expect(await claim(b)).toEqual([]);
+
+    const one = first(claims);
+    expect(await own.queue.finish(own.database, one.item, holder(a, one), 'done')).toBe(true);
+    const next = first(await claim(b));
+    expect(next.item.id).toBe(rows[1]?.id);
+    expect(next.fence).toBeGreaterThan(one.fence);
+  });
+
+  test('two claims at the same moment share the lanes and never an item', async () => {
+    const rows = Array.from({ length: 200 }, (_, index) => row(`s${index % 40}`));
+    await own.queue.enqueue(own.database, rows);
+    const owners = [newId(), newId(), newId()];
+    const taken = (await Promise.all(owners.map((owner) => claim(owner, 20)))).flat();
+    expect(new Set(taken.map((each) => each.item.key)).size).toBe(taken.length);
+    expect(taken.length).toBe(40);
+  });
+
+  test('a stalled owner past its lease is refused, and its item is a second attempt elsewhere', async () => {
+    const [work] = [row('s1')];
+    await own.queue.enqueue(own.database, [work]);
+    const [a, b] = [newId(), newId()];
+    const stalled = first(await claim(a, 1, { leaseMs: 50 }));
+    expect(stalled.item.attempt).toBe(1);
+    const taken = first(
+      await waitFor(
+        () => claim(b, 1, { expired: true }),
+        (claims) => claims.length === 1,
+      ),
+    );
+    expect(taken.item.attempt).toBe(2);
+    for (const write of [
+      () => own.queue.hold(own.database, stalled.item, holder(a, stalled)),
+      () => own.queue.finish(own.database, stalled.item, holder(a, stalled), 'done'),
+      () => own.queue.park(own.database, stalled.item, holder(a, stalled), 1),
+      () => own.queue.retry(own.database, stalled.item, holder(a, stalled), 0, 'X'),
+      // The right fence does not help the wrong owner, nor an old fence the right one.
+      () => own.queue.hold(own.database, stalled.item, { owner: a, fence: taken.fence }),
+      () => own.queue.hold(own.database, stalled.item, { owner: b, fence: stalled.fence }),
+    ]) {
+      const error = await write().catch((thrown: unknown) => thrown);
+      expect(isFault(error, 'LEASE_LOST')).toBe(true);
+      expect(sqlState(error)).toBe('SB001');
+    }
+    await own.queue.hold(own.database, taken.item, holder(b, taken));
+  });
+
+  test('an expired lease that nobody took is renewed by its owner, and then not taken', async () => {
+    await own.queue.enqueue(own.database, [row('s1')]);
+    const [a, b] = [newId(), newId()];
+    const mine = first(await claim(a, 1, { leaseMs: 1 }));
+    await waitFor(
+      () =>
+        own.owner.query<{ over: boolean }>(`SELECT until < clock_timestamp() AS over FROM ${schema}.lanes`),
+      ([lane]) => lane?.over === true,
+    );
+    expect(await own.queue.heartbeat(a, 5000)).toMatchObject([{ fence: mine.fence, renewed: true }]);
+    expect(await claim(b, 1, { expired: true })).toEqual([]);
+    await own.queue.hold(own.database, mine.item, holder(a, mine));
+  });
+
+  test('without leave to take expired leases nobody takes one', async () => {
+    await own.queue.enqueue(own.database, [row('s1')]);
+    await claim(newId(), 1, { leaseMs: 1 });
+    await waitFor(
+      () =>
+        own.owner.query<{ over: boolean }>(`SELECT until < clock_timestamp() AS over FROM ${schema}.lanes`),
+      ([lane]) => lane?.over === true,
+    );
+    expect(await claim(newId(), 1, { expired: false })).toEqual([]);
+  });
+
+  test('attempt counts takeovers, retries and hand-overs, not parking', async () => {
+    const work = row('s1');
+    await own.queue.enqueue(own.database, [work]);
+    const a = newId();
+    const again = async () => first(await claim(a));
+    const one = await again();
+    await own.queue.park(own.database, one.item, holder(a, one), 2);
+    expect(await claim(a)).toEqual([]);
+    const result = { tenant: 'acme', key: 's1', id: work.id };
+    const half = await own.queue.resumeAndClaim(own.database, [result], 1, terms(a));
+    expect(half).toMatchObject({ resumed: [{ pending: 1 }], claims: [] });
+    const whole = await own.queue.resumeAndClaim(own.database, [result, result], 1, terms(a));
+    expect(whole.resumed).toEqual([{ id: work.id, pending: 0 }]); // the third is late
+    const two = first(whole.claims);
+    expect(two.item.attempt).toBe(1);
+    await own.queue.retry(own.database, two.item, holder(a, two), 0, 'TIMEOUT');
+    const three = await again();
+    expect(three.item).toMatchObject({ attempt: 2, retries: 1 });
+    await own.queue.handOver(own.database, three.item, holder(a, three));
+    const four = await again();
+    expect(four.item).toMatchObject({ attempt: 3, retries: 1 });
+    await own.queue.finish(own.database, four.item, holder(a, four), 'failed', 'why');
+    expect(await item(work.id)).toMatchObject({ state: 'failed', last_error: 'why', attempt: 3 });
+  });
+
+  test('a parked item keeps its place: what came later waits behind it', async () => {
+    const [work, later] = [row('s1'), row('s1')];
+    await own.queue.enqueue(own.database, [work]);
+    const a = newId();
+    const one = first(await claim(a));
+    await own.queue.park(own.database, one.item, holder(a, one), 1);
+    await own.queue.enqueue(own.database, [later]);
+    expect(await claim(a)).toEqual([]);
+    const { claims } = await own.queue.resumeAndClaim(
+      own.database,
+      [{ tenant: 'acme', key: 's1', id: work.id }],
+      0,
+      terms(a),
+    );
+    expect(claims).toEqual([]);
+    expect(first(await claim(a)).item.id).toBe(work.id);
+  });
+
+  test('a retry holds its lane until it is due', async () => {
+    await own.queue.enqueue(own.database, [row('s1'), row('s1')]);
+    const a = newId();
+    const one = first(await claim(a));
+    await own.queue.retry(own.database, one.item, holder(a, one), 200, 'TIMEOUT');
+    const startedAt = performance.now();
+    const again = first(
+      await waitFor(
+        () => claim(a),
+        (claims) => claims.length > 0,
+      ),
+    );
+    expect(again.item.id).toBe(one.item.id);
+    expect(performance.now() - startedAt).toBeGreaterThan(150);
+  });
+
+  test('a format this owner does not know is left, and holds up no other lane', async () => {
+    const newer = row('s1', 'acme', { format: 2 });
+    await own.queue.enqueue(own.database, [newer]);
+    await own.queue.enqueue(own.database, [row('s2')]);
+    expect((await claim(newId(), 1)).map((each) => each.item.key)).toEqual(['s2']);
+    const knows = await waitFor(
+      () => own.queue.claim(terms(newId(), 5000, [1, 2]), 5, false, ''),
+      (claims) => claims.length > 0,
+    );
+    expect(first(knows).item.id).toBe(newer.id);
+  });
+});
+
+describe('release racing intake', () => {
+  test('the intake waits for the release and then makes the lane ready', async () => {
+    await own.queue.enqueue(own.database, [row('s1')]);
+    const [a, b] = [newId(), newId()];
+    const one = first(await claim(a));
+    const other = own.open();
+    let enqueued: Promise<string[]> = Promise.resolve([]);
+    await own.database.transaction(async (tx) => {
+      // Nothing more in the lane as the release sees it; the row of the intake is not committed.
+      expect(await own.queue.finish(tx, one.item, holder(a, one), 'done')).toBe(false);
+      enqueued = own.queue.enqueue(other, [row('s1')]);
+      await waitForLockWait();
+    });
+    await enqueued;
+    expect(await claim(b)).toHaveLength(1);
+  });
+
+  test('the release waits for the intake and sees its row', async () => {
+    await own.queue.enqueue(own.database, [row('s1')]);
+    const [a, b] = [newId(), newId()];
+    const one = first(await claim(a));
+    const other = own.open();
+    let finished: Promise<boolean> = Promise.resolve(false);
+    await other.transaction(async (tx) => {
+      await own.queue.enqueue(tx, [row('s1')]);
+      finished = own.queue.finish(own.database, one.item, holder(a, one), 'done');
+      await waitForLockWait();
+    });
+    expect(await finished).toBe(true);
+    expect(await claim(b)).toHaveLength(1);
+  });
+
+  async function waitForLockWait(): Promise<void> {
+    await waitFor(
+      () =>
+        own.owner.query(
+          `SELECT 1 FROM pg_stat_activity WHERE datname = $1 AND wait_event_type = 'Lock' AND state = 'active'`,
+          [own.owner.name],
+        ),
+      (rows) => rows.length > 0,
+    );
+  }
+});
+
+describe('fairness', () => {
+  test('tenants are served in turn, whatever one of them has waiting', async () => {
+    await own.queue.enqueue(
+      own.database,
+      Array.from({ length: 50 }, (_, n) => row(`s${n}`, 'big')),
+    );
+    for (const tenant of ['small', 'tiny']) {
+      await own.queue.enqueue(
+        own.database,
+        Array.from({ length: 3 }, (_, n) => row(`s${n}`, tenant)),
+      );
+    }
+    const a = newId();
+    const counts = (claims: readonly Claim[]) =>
+      Object.fromEntries(
+        ['big', 'small', 'tiny'].map((tenant) => [
+          tenant,
+          claims.filter((each) => each.item.tenant === tenant).length,
+        ]),
+      );
+    expect(counts(await claim(a, 6))).toEqual({ big: 2, small: 2, tiny: 2 });
+    // One slot at a time, as when one run ends: each claim begins behind the tenant served last.
+    const served: string[] = [];
+    for (let turn = 0; turn < 4; turn += 1) {
+      const [next] = await claim(a, 1, { after: served.at(-1) ?? 'big' });
+      served.push(next?.item.tenant ?? 'nobody');
+    }
+    expect(served).toEqual(['small', 'tiny', 'big', 'big']);
+    // What the small ones leave goes to the big one.
+    expect(counts(await claim(a, 10))).toEqual({ big: 10, small: 0, tiny: 0 });
+  });
+});
+
+describe('enqueue and claim in one', () => {
+  test('takes lanes that became ready by it, up to the slots, and nothing on rollback', async () => {
+    await own.queue.enqueue(own.database, [row('waiting')]);
+    const a = newId();
+    await own.database
+      .transaction(async (tx) => {
+        const taken = await own.queue.enqueueAndClaim(tx, [row('gone')], 5, terms(a));
+        expect(taken.claims).toHaveLength(1);
+        throw new Error('rolled back');
+      })
+      .catch(() => undefined);
+    expect(await own.queue.heartbeat(a, 1000)).toEqual([]);
+
+    const rows = [row('waiting'), row('s1'), row('s1'), row('s2'), row('s3')];
+    const { ids, claims } = await own.queue.enqueueAndClaim(own.database, rows, 2, terms(a));
+    expect(ids).toEqual(rows.map((each) => each.id));
+    expect(claims.map((each) => each.item.id)).toEqual([rows[1]?.id, rows[3]?.id]);
+    expect((await claim(newId())).map((each) => each.item.key).sort()).toEqual(['s3', 'waiting']);
+    const repeat = await own.queue.enqueueAndClaim(own.database, rows, 2, terms(a));
+    expect(repeat).toEqual({ ids: [], claims: [] });
+  });
+});
+
+describe('upkeep', () => {
+  test('load counts what waits; prune removes old rows and idle lanes; requeue gives a second chance', async () => {
+    await own.queue.enqueue(own.database, [row('s1'), row('s1'), row('s2', 'globex')]);
+    const a = newId();
+    const claims = await claim(a);
+    expect(await own.queue.load()).toMatchObject([{ tenant: 'acme', waiting: 1 }]);
+    for (const each of claims) {
+      await own.queue.finish(own.database, each.item, holder(a, each), 'failed', 'x');
+    }
+    expect(await own.queue.prune(60_000, 100)).toBe(0);
+    const failed = first(claims);
+    const [answer] = await own.database.query<{ again: boolean }>(
+      `SELECT ${schema}.work_requeue($1, $2) AS again`,
+      [failed.item.tenant, failed.item.id],
+    );
+    expect(answer?.again).toBe(true);
+    expect(await own.queue.prune(0, 100)).toBe(1);
+    const lanes = await own.owner.query<{ key: string }>(`SELECT key FROM ${schema}.lanes`);
+    expect(lanes.map((lane) => lane.key)).toEqual(['s1']);
+    expect(first(await claim(a)).item).toMatchObject({ id: failed.item.id, attempt: 2, retries: 0 });
+  });
+
+  test('the sweep finds a lane that nothing marks as ready', async () => {
+    await own.queue.enqueue(own.database, [row('s1')]);
+    await own.owner.query(`UPDATE ${schema}.lanes SET ready_at = NULL`);
+    expect(await claim(newId())).toEqual([]);
+    expect(await own.queue.sweep()).toBe(1);
+    expect(await own.queue.sweep()).toBe(0);
+    expect(await claim(newId())).toHaveLength(1);
+  });
+});
+
+describe('rights', () => {
+  test('the service reaches the tables through the functions only', async () => {
+    await own.queue.enqueue(own.database, [row('s1')]);
+    for (const statement of [
+      `SELECT * FROM ${schema}.lanes`,
+      `SELECT * FROM ${schema}.items`,
+      `UPDATE ${schema}.lanes SET owner = NULL`,
+      `DELETE FROM ${schema}.items`,
+      `INSERT INTO ${schema}.lanes (tenant, key) VALUES ('acme', 'x')`,
+      `TRUNCATE ${schema}.items`,
+      `SELECT * FROM ${schema}.work_take('{acme}', '{s1}', gen_random_uuid(), 1000, '{1}')`,
+      `SET ROLE signalbox_queue`,
+    ]) {
+      const error = await own.database.query(statement).catch((thrown: unknown) => thrown);
+      expect(sqlState(error), statement).toBe('42501');
+    }
+  });
+
+  test('every definer function pins its search_path and belongs to signalbox_queue', async () => {
+    const found = await own.owner.query<{ name: string; owner: string; config: string[] }>(
+      `SELECT p.proname AS name, p.proowner::regrole::text AS owner, p.proconfig AS config FROM pg_proc p
+       WHERE p.pronamespace = $1::regnamespace AND p.prosecdef`,
+      [schema],
+    );
+    expect(found.length).toBeGreaterThan(12);
+    for (const { name, owner, config } of found) {
+      expect(owner, name).toBe('signalbox_queue');
+      expect(config, name).toContain('search_path=pg_catalog, pg_temp');
+    }
+  });
+});
