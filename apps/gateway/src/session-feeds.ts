@@ -2,6 +2,7 @@ import { asFault } from '@signalbox/faults/fault';
 import type { Subscriber, Subscription } from '@signalbox/redis/subscriber';
 import type { Logger } from '@signalbox/telemetry/telemetry';
 import type { ReadStream } from './read-stream.ts';
+import { pause } from './repeat.ts';
 import type { SessionRef } from './session-stream.ts';
 import type { StreamEntry } from './stream-event.ts';
 import { comparePositions, type StreamPosition } from './stream-id.ts';
@@ -188,18 +189,4 @@ export function createSessionFeeds(options: SessionFeedOptions): SessionFeeds {
       return feeds.size;
     },
   };
-}
-
-/** Waits, or less when the signal aborts. */
-function pause(ms: number, signal?: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    if (signal?.aborted) return resolve();
-    const done = () => {
-      clearTimeout(timer);
-      signal?.removeEventListener('abort', done);
-      resolve();
-    };
-    const timer = setTimeout(done, ms);
-    signal?.addEventListener('abort', done, { once: true });
-  });
 }

@@ -1,0 +1,165 @@
+import '@signalbox/telemetry/register';
+import { loadSettings } from '@signalbox/config/settings';
+import { newId } from '@signalbox/contracts/ids';
+import { createRateLimit } from '@signalbox/http/rate-limit';
+import { createServer, portOf } from '@signalbox/http/server';
+import { createApiKeys } from '@signalbox/identity/api-keys';
+import { authProbe } from '@signalbox/identity/probe';
+import { runMain } from '@signalbox/lifecycle/lifecycle';
+import { openMessaging } from '@signalbox/messaging/messaging';
+import { openDatabase } from '@signalbox/postgres/database';
+import { expectedMigrations } from '@signalbox/postgres/schema-version';
+import { createBoard } from '@signalbox/readiness/board';
+import { diskProbe } from '@signalbox/readiness/disk-probe';
+import { openRedis } from '@signalbox/redis/redis';
+import { superviseService } from '@signalbox/telemetry/service';
+import { startTelemetry } from '@signalbox/telemetry/telemetry';
+import { createAcceptService } from './accept-service.ts';
+import { messageRoutes } from './message-routes.ts';
+import { pruneForever } from './prune.ts';
+import { requireCaller } from './request-caller.ts';
+import { sessionRoutes } from './session-routes.ts';
+import { gatewaySettings } from './settings.ts';
+import { storeTools } from './store-tools.ts';
+import { streamRoutes } from './stream-routes.ts';
+import { createStreamService } from './stream-service.ts';
+
+await runMain(async (lifecycle) => {
+  const settings = loadSettings('gateway', gatewaySettings);
+  const { serviceName: service, serviceVersion: version, environment } = settings;
+  const instanceId = newId();
+  const telemetry = startTelemetry({
+    service,
+    version,
+    environment,
+    instanceId,
+    tracing: settings.tracingEnabled,
+    metrics: settings.metricsEnabled,
+    otlpEndpoint: settings.otlpEndpoint,
+    sampleRatio: settings.traceSampleRatio,
+    logLevel: settings.logLevel,
+    logFormat: settings.logFormat,
+  });
+  const { log, metrics } = telemetry;
+  const board = createBoard({ service, version, graceMs: settings.readyGraceMs, log });
+  const supervised = superviseService({ lifecycle, telemetry, board, settings });
+
+  const database = openDatabase({
+    url: settings.databaseUrl,
+    poolSize: settings.databasePoolSize,
+    maxOverflow: settings.databaseMaxOverflow,
+    poolTimeoutMs: Math.min(settings.databasePoolTimeoutMs, settings.acceptTimeoutMs),
+    poolRecycleMs: settings.databasePoolRecycleMs,
+    applicationName: service,
+    log,
+    metrics,
+  });
+  const redis = openRedis({
+    url: settings.redisUrl,
+    poolSize: settings.redisPoolSize,
+    connectTimeoutMs: settings.redisConnectTimeoutMs,
+    commandTimeoutMs: settings.redisCommandTimeoutMs,
+    connectionName: service,
+    log,
+    metrics,
+  });
+  lifecycle.onStop({ name: 'redis', phase: 'clients', timeoutMs: 2_000, run: () => redis.close() });
+  lifecycle.onStop({ name: 'database', phase: 'pools', timeoutMs: 5_000, run: () => database.close() });
+  const messaging = openMessaging({
+    settings,
+    instanceId,
+    service,
+    database,
+    log,
+    metrics,
+    lifecycle,
+    topics: ['conversation.inbound'],
+  });
+  const accepting = createAcceptService({ settings, database, messaging, log, metrics });
+  const streaming = createStreamService({ settings, database, redis, messaging, log, metrics });
+
+  let databaseSeen = false;
+  const databaseProbe = database.probe(expectedMigrations('gateway'));
+  board.add({
+    name: 'database',
+    required: true,
+    probe: async (signal) => {
+      await databaseProbe(signal);
+      if (!databaseSeen) log.info('database.ready');
+      databaseSeen = true;
+    },
+  });
+  board.add({ name: 'kafka', required: 'after-grace', probe: (signal) => messaging.probe(signal) });
+  board.add({ name: 'redis', required: 'after-grace', probe: (signal) => redis.probe(signal) });
+  board.add({ name: 'auth_manager', required: false, probe: authProbe(database) });
+  board.add({ name: 'outbox', required: false, probe: async () => messaging.outboxDetail() });
+  board.add({ name: 'worker_pool', required: false, probe: async () => accepting.detail() });
+  board.report('breakers', { status: 'ok', open: [] });
+  board.add({
+    name: 'disk',
+    required: false,
+    intervalMs: 10_000,
+    probe: diskProbe({
+      folders: [settings.dataDir, settings.logDir, settings.exportDir].filter((folder) => folder !== undefined),
+      minFreeMb: settings.diskFreeMinMb,
+    }),
+  });
+
+  const server = createServer({
+    settings,
+    log,
+    telemetry,
+    board,
+    lifecycle,
+    openapi: {
+      title: 'Signalbox gateway',
+      description: 'Post messages to sessions, follow their turns as event streams, page through what was said.',
+      tags: [
+        { name: 'chat', description: 'Messages in, event streams out.' },
+        { name: 'sessions', description: 'What was said, as pages.' },
+        { name: 'tools', description: 'What agents may call.' },
+      ],
+    },
+  });
+  const apiKeys = createApiKeys({ database, environment, header: settings.apiKeyHeader });
+  const rateLimit =
+    settings.rateLimitMax === 0
+      ? undefined
+      : createRateLimit({ limit: settings.rateLimitMax, windowMs: settings.rateLimitWindowMs, name: 'api', redis });
+  const refusals = metrics.counter('auth_refused_total', {
+    help: 'Requests without an accepted credential, by reason.',
+    labels: ['reason'],
+  });
+  const open = { sse: 0, websocket: 0 };
+  metrics.gauge('gateway_sse_connections', { help: 'Event streams open now.' }, () => open.sse);
+  metrics.gauge('gateway_websocket_connections', { help: 'WebSockets open now.' }, () => open.websocket);
+  server.register(async (api) => {
+    requireCaller(api, {
+      authenticate: (headers) => apiKeys.authenticate(headers),
+      rateLimit,
+      refusals,
+      log,
+    });
+    messageRoutes(api, { accept: accepting.accept });
+    streamRoutes(api, {
+      feeds: streaming.feeds,
+      findPlace: streaming.findPlace,
+      epoch: settings.streamEpoch,
+      keepaliveMs: settings.streamKeepaliveMs,
+      retryMs: settings.streamRetryMs,
+      maxBufferedBytes: settings.streamMaxBufferedBytes,
+      maxStallMs: settings.streamMaxStallMs,
+      open,
+    });
+    sessionRoutes(api, database);
+  });
+
+  board.start();
+  await server.listen();
+  streaming.consume();
+  messaging.consume({ topic: 'tool.catalog', group: 'gateway', inbox: 'own-row', handler: storeTools });
+  lifecycle.background('stream boot', (signal) => streaming.watchBoot(signal));
+  lifecycle.background('accept load', (signal) => accepting.refreshLoad(signal));
+  lifecycle.background('prune', (signal) => pruneForever({ settings, database, log }, signal));
+  supervised.started({ port: portOf(server) });
+});
