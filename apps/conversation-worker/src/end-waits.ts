@@ -1,0 +1,78 @@
+import { newId } from '@signalbox/contracts/ids';
+import type { Database } from '@signalbox/postgres/database';
+import { withoutTrace } from '@signalbox/telemetry/trace';
+import { type TakeOutcomesParts, takeOutcomes } from './take-tool-outcomes.ts';
+
+const everyMs = 1_000;
+const atOnce = 100;
+const keepStepsMs = 8 * 86_400_000;
+const pruneAtOnce = 5_000;
+const pruneEveryMs = 60_000;
+
+/**
+ * The net under parked turns: a tool whose wait is over gets the outcome `unknown`, and its turn goes on with that. What
+ * comes later for the call is stored as late_outcome. Every replica looks, once a second; an outcome counts once, and two
+ * that look at the same moment are parted by the step's row. Also deletes steps that are older than their turns' rows.
+ */
+export function endWaits(
+  parts: TakeOutcomesParts & { readonly database: Database },
+  signal: AbortSignal,
+): Promise<void> {
+  return withoutTrace(() => loop(parts, signal));
+}
+
+async function loop(
+  parts: TakeOutcomesParts & { readonly database: Database },
+  signal: AbortSignal,
+): Promise<void> {
+  let failing = false;
+  let pruneAt = performance.now() + pruneEveryMs * Math.random();
+  while (!signal.aborted) {
+    await pause(everyMs * (0.8 + Math.random() * 0.4), signal);
+    if (signal.aborted) return;
+    try {
+      await endExpired(parts);
+      if (performance.now() >= pruneAt) {
+        pruneAt = performance.now() + pruneEveryMs;
+        await parts.store.pruneSteps(keepStepsMs, pruneAtOnce);
+      }
+      failing = false;
+    } catch (error) {
+      if (!failing) parts.log.warning('turn.waits_not_ended', { error });
+      failing = true;
+    }
+  }
+}
+
+async function endExpired(parts: TakeOutcomesParts & { readonly database: Database }): Promise<void> {
+  const waits = await parts.store.expiredWaits(atOnce);
+  if (waits.length === 0) return;
+  const outcomes = waits.map(
+    ({ tenant, key, turnId, sessionId, requestId, traceparent, step, callId, tool, waitedMs }) => ({
+      ...{ tenant, key, turnId, step, callId, tool, eventId: newId() },
+      turn: { tenant, sessionId, turnId, requestId, traceparent },
+      outcome: {
+        outcome: 'unknown',
+        output: '',
+        truncated: false,
+        duration_ms: Math.round(waitedMs),
+        error_code: 'TOOL_OUTCOME_UNKNOWN',
+        message: 'no outcome came in time',
+      },
+    }),
+  );
+  await parts.database.transaction((tx) => takeOutcomes(parts, tx, outcomes));
+  parts.log.warning('turn.waits_ended', { calls: outcomes.length });
+}
+
+function pause(ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const timer = setTimeout(end, ms);
+    function end(): void {
+      clearTimeout(timer);
+      signal.removeEventListener('abort', end);
+      resolve();
+    }
+    signal.addEventListener('abort', end, { once: true });
+  });
+}

@@ -1,0 +1,149 @@
+import '@signalbox/telemetry/register';
+import { environmentSecrets, fileSecrets } from '@signalbox/config/secrets';
+import { loadSettings } from '@signalbox/config/settings';
+import { processSources } from '@signalbox/config/sources';
+import { newId } from '@signalbox/contracts/ids';
+import { createServer } from '@signalbox/http/server';
+import { runMain } from '@signalbox/lifecycle/lifecycle';
+import { openMessaging } from '@signalbox/messaging/messaging';
+import { createBoundedFetch } from '@signalbox/model/bounded-fetch';
+import { openDatabase } from '@signalbox/postgres/database';
+import { expectedMigrations } from '@signalbox/postgres/schema-version';
+import { createBoard } from '@signalbox/readiness/board';
+import { diskProbe } from '@signalbox/readiness/disk-probe';
+import { superviseService } from '@signalbox/telemetry/service';
+import { startTelemetry } from '@signalbox/telemetry/telemetry';
+import { startWorker, type WorkItem } from '@signalbox/work/worker';
+import { endWaits } from './end-waits.ts';
+import { Models } from './models.ts';
+import { turnRunner } from './run-turn.ts';
+import { workerSettings } from './settings.ts';
+import { subscribe } from './subscriptions.ts';
+import { turnMetrics } from './turn-metrics.ts';
+import { type OpenedTurn, turnFormats, turnStore } from './turn-store.ts';
+
+const service = 'conversation-worker';
+
+await runMain(async (lifecycle) => {
+  const settings = loadSettings(service, workerSettings);
+  const owner = newId();
+  const telemetry = startTelemetry({
+    service: settings.serviceName,
+    version: settings.serviceVersion,
+    environment: settings.environment,
+    instanceId: owner,
+    tracing: settings.tracingEnabled,
+    metrics: settings.metricsEnabled,
+    otlpEndpoint: settings.otlpEndpoint,
+    sampleRatio: settings.traceSampleRatio,
+    logLevel: settings.logLevel,
+    logFormat: settings.logFormat,
+  });
+  const { log, metrics } = telemetry;
+  const board = createBoard({ service, version: settings.serviceVersion, log });
+  const start = superviseService({ lifecycle, telemetry, board, settings });
+
+  const database = openDatabase({
+    url: settings.databaseUrl,
+    poolSize: settings.databasePoolSize,
+    maxOverflow: settings.databaseMaxOverflow,
+    poolTimeoutMs: settings.databasePoolTimeoutMs,
+    poolRecycleMs: settings.databasePoolRecycleMs,
+    applicationName: service,
+    log,
+    metrics,
+  });
+  lifecycle.onStop({ name: 'database', phase: 'pools', timeoutMs: 6_000, run: () => database.close() });
+  const messaging = openMessaging({
+    ...{ settings, instanceId: owner, service, database, log, metrics, lifecycle },
+    topics: ['conversation.outbound', 'tool.requests'],
+  });
+  const http = createBoundedFetch({
+    maxConnections: settings.httpClientMaxConnections,
+    idleTimeoutMs: settings.modelIdleTimeoutMs,
+  });
+  const models = new Models({
+    defaults: {
+      provider: settings.modelProvider,
+      model: settings.modelName,
+      baseUrl: settings.modelBaseUrl ?? '',
+      apiKey: settings.modelApiKey ?? '',
+    },
+    http,
+    secrets: [environmentSecrets(processSources().environment), fileSecrets(settings.secretsDir)],
+    timeoutMs: settings.modelTimeoutMs,
+    tries: settings.modelTries,
+    maxDelayMs: settings.modelMaxDelayMs,
+    log,
+    metrics,
+  });
+  lifecycle.onStop({
+    name: 'models',
+    phase: 'clients',
+    run() {
+      models.close();
+      http.close();
+    },
+  });
+
+  const store = turnStore(database, messaging.outbox, service);
+  // From the claim, which reads it, to the run, which begins after the claim's commit.
+  const openedTurns = new WeakMap<WorkItem, OpenedTurn>();
+  const keepOpened = (item: WorkItem, opened: OpenedTurn) => void openedTurns.set(item, opened);
+  const runner = turnRunner({
+    ...{ store, models, outbox: messaging.outbox, service, log },
+    direct: (record, signal) => messaging.producer.direct(record, signal),
+    takeOpened: (item) => openedTurns.get(item),
+    limits: {
+      maxRounds: settings.turnMaxRounds,
+      maxToolCalls: settings.turnMaxToolCalls,
+      maxOutputTokens: settings.turnMaxOutputTokens,
+      maxTurnMs: settings.turnMaxMs,
+      historyTokens: settings.turnHistoryTokens,
+    },
+    maxAttempts: settings.turnMaxAttempts,
+    toolWaitMs: settings.toolWaitMs,
+    coalesceMs: settings.deltaCoalesceMs,
+    metrics: turnMetrics(metrics, () => worker.active()),
+  });
+  const worker = startWorker({
+    ...{
+      database,
+      owner,
+      log,
+      metrics,
+      schema: 'conversation_worker',
+      queueName: 'turns',
+      formats: turnFormats,
+    },
+    maxActive: settings.turnsMaxActive,
+    leaseMs: settings.turnLeaseMs,
+    run: runner.run,
+    giveUp: runner.giveUp,
+    retry: { baseDelayMs: settings.turnRetryDelayMs, maxRetries: settings.turnMaxAttempts - 1 },
+  });
+  lifecycle.onStop({
+    name: 'turns',
+    phase: 'work',
+    timeoutMs: settings.turnStopMs + 4_000,
+    run: () => worker.stop(AbortSignal.timeout(settings.turnStopMs)),
+  });
+
+  board.add({ name: 'database', required: true, probe: database.probe(expectedMigrations(service)) });
+  board.add({ name: 'kafka', required: true, timeoutMs: 3_000, probe: (signal) => messaging.probe(signal) });
+  const minFreeMb = settings.diskFreeMinMb;
+  board.add({ name: 'disk', required: false, probe: diskProbe({ folders: [settings.dataDir], minFreeMb }) });
+  board.add({ name: 'worker_pool', required: true, probe: async () => ({ ...worker.detail() }) });
+  board.add({ name: 'outbox', required: false, probe: async () => messaging.outboxDetail() });
+  board.add({ name: 'breakers', required: false, probe: () => models.probe() });
+
+  const server = createServer({ settings, log, telemetry, board, lifecycle });
+  await server.listen();
+  board.start();
+  const parts = { store, worker, owner, keepOpened, log, database, outbox: messaging.outbox };
+  const intake = { ...parts, historyTokens: settings.turnHistoryTokens };
+  subscribe(messaging, intake);
+  lifecycle.background('waits', (signal) => endWaits(intake, signal));
+  const address = server.server.address();
+  start.started({ port: typeof address === 'object' ? address?.port : undefined });
+});

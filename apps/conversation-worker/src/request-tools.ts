@@ -1,0 +1,73 @@
+import type { OutgoingMessage } from '@signalbox/messaging/outgoing';
+import type { ModelToolCall } from '@signalbox/model/model-port';
+import { callId } from './operation-key.ts';
+import { type TurnIdentity, toolRequested, toolResult, toolStarted } from './turn-events.ts';
+import type { ToolOutcomeStored } from './turn-journal.ts';
+import type { NewToolStep } from './turn-store.ts';
+
+export interface ToolRound {
+  readonly turn: TurnIdentity;
+  readonly attempt: number;
+  /** The step of the first call; the others follow. */
+  readonly firstStep: number;
+  readonly calls: readonly ModelToolCall[];
+  readonly tools: readonly { readonly name: string; readonly timeoutMs: number }[];
+  /** Added to a tool's own time limit: the way there and back, and the queue. */
+  readonly toolWaitMs: number;
+  /** What is left of the turn's time. */
+  readonly leftMs: number;
+  readonly nowMs: number;
+}
+
+const toolNameForm = /^[A-Za-z0-9_.-]{1,64}$/;
+
+/**
+ * The tool steps of a round and the messages that go with them. A call that cannot be sent (no such tool for this
+ * persona, arguments that are no JSON object) has its outcome at once and the model is told, as of a tool that failed.
+ *
+ * tool.started is written here, in the transaction that enters the request, by the holder of the lane. What the executor
+ * says about its start and progress is not passed on: it comes when the turn is parked and nobody holds the lane.
+ */
+export function requestTools(round: ToolRound): { steps: NewToolStep[]; messages: OutgoingMessage[] } {
+  const { turn, attempt } = round;
+  const steps: NewToolStep[] = [];
+  const messages: OutgoingMessage[] = [];
+  for (const [at, call] of round.calls.entries()) {
+    const step = round.firstStep + at;
+    const known = round.tools.find(({ name }) => name === call.name);
+    const args = argumentsOf(call.arguments);
+    const tool = toolNameForm.test(call.name) ? call.name : 'unnamed';
+    const input = { tool, model_call_id: call.id, arguments: args ?? {} };
+    const id = callId(turn.turnId, step, tool, input.arguments);
+    const waitMs = Math.max(0, Math.min((known?.timeoutMs ?? 0) + round.toolWaitMs, round.leftMs));
+    const request = { step, callId: id, input, deadlineAt: new Date(round.nowMs + waitMs).toISOString() };
+    messages.push(toolStarted(turn, attempt, request));
+    const outcome =
+      known === undefined
+        ? refusal('unknown_tool', 'TOOL_UNKNOWN', `there is no tool ${tool}`)
+        : args === undefined
+          ? refusal('invalid_arguments', 'TOOL_INVALID_ARGUMENTS', 'the arguments are not a JSON object')
+          : undefined;
+    steps.push({ step, callId: id, input, outcome, waitMs });
+    messages.push(
+      outcome === undefined
+        ? toolRequested(turn, attempt, request)
+        : toolResult(turn, attempt, { step, callId: id, tool }, outcome),
+    );
+  }
+  return { steps, messages };
+}
+
+function refusal(outcome: string, error_code: string, message: string): ToolOutcomeStored {
+  return { outcome, error_code, message, output: '', truncated: false, duration_ms: 0 };
+}
+
+/** The arguments that the model wrote, if they are a JSON object. */
+function argumentsOf(text: string): Record<string, unknown> | undefined {
+  try {
+    const value: unknown = JSON.parse(text);
+    return typeof value === 'object' && value !== null && !Array.isArray(value) ? { ...value } : undefined;
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,111 @@
+import { headerNames } from '@signalbox/contracts/headers';
+import { readValue } from '@signalbox/contracts/validate';
+import type { IntakeHandler, IntakeRecord, Outbox, RecordHead } from '@signalbox/messaging/messaging';
+import type { Transaction } from '@signalbox/postgres/database';
+import type { Logger } from '@signalbox/telemetry/telemetry';
+import type { Worker, WorkItem } from '@signalbox/work/worker';
+import { cleanText } from './code-points.ts';
+import { type TurnIdentity, toolResult } from './turn-events.ts';
+import type { ArrivedOutcome, OpenedTurn, TurnStore } from './turn-store.ts';
+
+/** An outcome with whose it is and the tool's name, for the client's event. */
+export interface OutcomeToTake extends ArrivedOutcome {
+  readonly tool: string;
+  readonly turn: TurnIdentity;
+}
+
+export interface TakeOutcomesParts {
+  readonly store: TurnStore;
+  readonly worker: Worker;
+  readonly outbox: Outbox;
+  readonly historyTokens: number;
+  readonly log: Logger;
+  keepOpened(item: WorkItem, opened: OpenedTurn): void;
+}
+
+/** Results for this service; the executor's started and progress reports are for nobody here (see request-tools.ts). */
+export function isOurOutcome({ headers, eventType }: RecordHead): boolean {
+  return headers[headerNames.replyTo] === 'conversation-worker' && eventType === 'tool.outcome';
+}
+
+/** Intake of tool.results: each outcome goes to its step, and the last one of a round continues the parked turn. */
+export function takeToolResults(parts: TakeOutcomesParts): IntakeHandler {
+  return async (records, tx, context) => {
+    const fates = await takeOutcomes(parts, tx, records.flatMap(outcomeOf));
+    context.duplicates(fates.filter((fate) => fate === 'repeated').length);
+  };
+}
+
+/**
+ * Stores outcomes and lets their turns go on, in the caller's transaction:
+ *
+ *   store       each outcome once: the step's row is the inbox. Late and repeated ones change nothing else.
+ *   tool.result through the outbox. The turn is parked, so nobody holds the lane; the row is in the session's order
+ *               because resume, next, takes the lane's lock before the commit, and a holder claims after it.
+ *   resume      pending − 1; at 0 the turn is ready, and claimed and opened at once where a slot is free.
+ *
+ * The put comes before the claim, so that its rows are queued before the run that the claim starts.
+ */
+export async function takeOutcomes(
+  parts: TakeOutcomesParts,
+  tx: Transaction,
+  outcomes: readonly OutcomeToTake[],
+): Promise<string[]> {
+  if (outcomes.length === 0) return [];
+  const { store, worker, outbox, historyTokens, log } = parts;
+  const fates = await store.storeToolOutcomes(tx, outcomes);
+  const applied = outcomes.flatMap((each, at) => {
+    const fate = fates[at];
+    if (fate?.fate === 'applied') return [{ ...each, attempt: fate.attempt }];
+    if (fate?.fate !== 'repeated') {
+      log.info('tool.outcome_not_applied', { turnId: each.turnId, callId: each.callId, fate: fate?.fate });
+    }
+    return [];
+  });
+  if (applied.length > 0) {
+    await outbox.put(
+      tx,
+      applied.map(({ turn, attempt, step, callId, tool, outcome }) =>
+        toolResult(turn, attempt, { step, callId, tool }, outcome),
+      ),
+    );
+    await worker.claimWithin(tx, async (slots, terms) => {
+      const claims = await store.resumeTurns(tx, applied, { ...terms, slots, historyTokens });
+      for (const claim of claims) parts.keepOpened(claim.item, claim.opened);
+      return { result: undefined, claims, more: claims.length < applied.length };
+    });
+  }
+  return fates.map(({ fate }) => fate);
+}
+
+function outcomeOf(record: IntakeRecord): OutcomeToTake[] {
+  const value = readValue('tool.results', 'tool.outcome', record.value);
+  // `accepts` lets nothing else through.
+  if (value === undefined) return [];
+  const { tenant, key, eventId, traceparent, headers } = record;
+  return [
+    {
+      ...{
+        tenant,
+        key,
+        eventId,
+        turnId: value.turn_id,
+        step: value.step,
+        callId: value.call_id,
+        tool: value.tool,
+      },
+      turn: {
+        ...{ tenant, traceparent, sessionId: value.session_id, turnId: value.turn_id },
+        requestId: headers[headerNames.requestId],
+      },
+      outcome: {
+        outcome: value.outcome,
+        output: cleanText(value.output),
+        truncated: value.truncated,
+        duration_ms: value.duration_ms,
+        ...(value.error_code === undefined ? {} : { error_code: value.error_code }),
+        ...(value.message === undefined ? {} : { message: cleanText(value.message) }),
+      },
+    },
+  ];
+}

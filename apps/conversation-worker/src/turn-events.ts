@@ -1,0 +1,145 @@
+import {
+  type AssistantError,
+  type AssistantFinal,
+  conversationOutboundSchema,
+  type EndReason,
+  type ToolResultShown,
+  type ToolStartedShown,
+  type TurnQueued,
+} from '@signalbox/contracts/conversation-outbound';
+import { newId } from '@signalbox/contracts/ids';
+import { sessionKey } from '@signalbox/contracts/keys';
+import { type ToolRequested, toolRequestsSchema } from '@signalbox/contracts/tool-requests';
+import type { Fault } from '@signalbox/faults/fault';
+import type { OutgoingMessage } from '@signalbox/messaging/outgoing';
+import type { StreamRecord } from './answer-stream.ts';
+import { countCodePoints } from './code-points.ts';
+import type { ToolInput, ToolOutcomeStored } from './turn-journal.ts';
+
+/** Whose events these are; the same over all attempts of a turn. */
+export interface TurnIdentity {
+  readonly tenant: string;
+  readonly sessionId: string;
+  readonly turnId: string;
+  readonly requestId: string | undefined;
+  /** Of the record that brought the message: the whole turn is one trace. */
+  readonly traceparent: string | undefined;
+}
+
+export interface CallToRequest {
+  readonly step: number;
+  readonly callId: string;
+  readonly input: ToolInput;
+  readonly deadlineAt: string;
+}
+
+/** An event for the session's stream, under a new event id. */
+function outbound(turn: TurnIdentity, eventType: string, value: object, eventId = newId()): OutgoingMessage {
+  return {
+    topic: 'conversation.outbound',
+    key: sessionKey(turn.tenant, turn.sessionId),
+    tenant: turn.tenant,
+    sessionId: turn.sessionId,
+    eventType,
+    schema: conversationOutboundSchema,
+    eventId,
+    value,
+    ...(turn.requestId === undefined ? {} : { requestId: turn.requestId }),
+    ...(turn.traceparent === undefined ? {} : { traceparent: turn.traceparent }),
+  };
+}
+
+/** The events of a turn that go straight to the broker: the opening of a run. */
+export function openingEvent(turn: TurnIdentity, record: StreamRecord): OutgoingMessage {
+  return outbound(turn, record.eventType, record.value);
+}
+
+export function turnQueued(turn: TurnIdentity, position: number): OutgoingMessage {
+  const value: TurnQueued = { turn_id: turn.turnId, attempt: 1, position };
+  return outbound(turn, 'turn.queued', value);
+}
+
+export function toolStarted(turn: TurnIdentity, attempt: number, call: CallToRequest): OutgoingMessage {
+  const value: ToolStartedShown = {
+    turn_id: turn.turnId,
+    attempt,
+    step: call.step,
+    call_id: call.callId,
+    tool: call.input.tool,
+    arguments: { ...call.input.arguments },
+  };
+  return outbound(turn, 'tool.started', value);
+}
+
+export function toolResult(
+  turn: TurnIdentity,
+  attempt: number,
+  call: { readonly step: number; readonly callId: string; readonly tool: string },
+  outcome: ToolOutcomeStored,
+): OutgoingMessage {
+  const value: ToolResultShown = {
+    turn_id: turn.turnId,
+    attempt,
+    step: call.step,
+    call_id: call.callId,
+    tool: call.tool,
+    outcome: outcome.outcome as ToolResultShown['outcome'],
+    output: outcome.output,
+    truncated: outcome.truncated,
+    duration_ms: outcome.duration_ms,
+  };
+  return outbound(turn, 'tool.result', value);
+}
+
+/** The request itself: answered to this service, under the operation key, which is also what makes it run once. */
+export function toolRequested(turn: TurnIdentity, attempt: number, call: CallToRequest): OutgoingMessage {
+  const value: ToolRequested = {
+    call_id: call.callId,
+    turn_id: turn.turnId,
+    session_id: turn.sessionId,
+    step: call.step,
+    attempt,
+    tool: call.input.tool,
+    arguments: { ...call.input.arguments },
+    deadline_at: call.deadlineAt,
+    idempotency_key: call.callId,
+  };
+  return {
+    ...outbound(turn, 'tool.requested', value),
+    topic: 'tool.requests',
+    schema: toolRequestsSchema,
+    correlationId: call.callId,
+    replyTo: 'conversation-worker',
+  };
+}
+
+export interface FinalAnswer {
+  readonly text: string;
+  readonly endReason: EndReason;
+  readonly model: string;
+  readonly inputTokens: number;
+  readonly outputTokens: number;
+}
+
+export function assistantFinal(turn: TurnIdentity, attempt: number, answer: FinalAnswer): OutgoingMessage {
+  const value: AssistantFinal = {
+    turn_id: turn.turnId,
+    attempt,
+    text: answer.text,
+    length: countCodePoints(answer.text),
+    end_reason: answer.endReason,
+    model: answer.model,
+    usage: { input_tokens: answer.inputTokens, output_tokens: answer.outputTokens },
+  };
+  return outbound(turn, 'assistant.final', value);
+}
+
+export function assistantError(turn: TurnIdentity, attempt: number, error: Fault): OutgoingMessage {
+  const value: AssistantError = {
+    turn_id: turn.turnId,
+    attempt,
+    error_code: error.code,
+    message: error.message,
+  };
+  return outbound(turn, 'assistant.error', value);
+}
