@@ -17,6 +17,8 @@ export interface ClusterGuard {
    * @throws KAFKA_UNAVAILABLE when no broker answers or a topic is missing.
    */
   metadata(topics: readonly string[]): Promise<ReadonlyMap<string, number>>;
+  /** The names (without prefix) of the topics that are there. @throws KAFKA_UNAVAILABLE, WRONG_CLUSTER. */
+  topicNames(): Promise<ReadonlySet<string>>;
   close(): Promise<void>;
 }
 
@@ -78,6 +80,14 @@ export function createClusterGuard(settings: KafkaSettings, clientId: string, lo
         asked.fetchTopicMetadata({ topics: topics.map((topic) => prefix + topic) }),
       );
       return new Map(found.map(({ name, partitions }) => [name.slice(prefix.length), partitions.length]));
+    },
+    async topicNames() {
+      await this.ensure();
+      const prefix = settings.kafkaTopicPrefix;
+      const names = await ask((asked) => asked.listTopics());
+      return new Set(
+        names.filter((name) => name.startsWith(prefix)).map((name) => name.slice(prefix.length)),
+      );
     },
     async close() {
       const open = admin;

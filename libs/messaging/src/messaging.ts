@@ -1,4 +1,10 @@
-import { isSourceTopic, type SourceTopicName, type TopicName, topics } from '@signalbox/contracts/topics';
+import {
+  isSourceTopic,
+  type SourceTopicName,
+  type TopicName,
+  topicList,
+  topics,
+} from '@signalbox/contracts/topics';
 import { fault } from '@signalbox/faults/fault';
 import type { Lifecycle } from '@signalbox/lifecycle/lifecycle';
 import type { Database } from '@signalbox/postgres/database';
@@ -89,6 +95,8 @@ export interface Messaging {
   probe(signal: AbortSignal): Promise<ProbeDetail | undefined>;
   /** @throws WRONG_CLUSTER, KAFKA_UNAVAILABLE, CONFIG_INVALID for another partition count. */
   checkCluster(): Promise<void>;
+  /** Topics of the release that the broker does not have now. @throws KAFKA_UNAVAILABLE, WRONG_CLUSTER. */
+  missingTopics(): Promise<TopicName[]>;
   /** What the board's `outbox` check shows. */
   outboxDetail(): ProbeDetail;
   /** Without a lifecycle: stops consumers, drains the outbox, closes the producer. */
@@ -234,6 +242,10 @@ export function openMessaging(options: MessagingOptions): Messaging {
       return undefined;
     },
     checkCluster,
+    async missingTopics() {
+      const there = await guard.topicNames();
+      return topicList.map(({ name }) => name).filter((name) => !there.has(name));
+    },
     outboxDetail() {
       const load = outbox.load;
       return {

@@ -30,6 +30,11 @@ export class RefusedRows {
     this.#pending.set(row.id, filing);
   }
 
+  /** Whether the row waits to become a dead letter. */
+  has(id: bigint): boolean {
+    return this.#pending.has(id);
+  }
+
   async settled(): Promise<void> {
     await Promise.all(this.#pending.values());
   }

@@ -18,7 +18,9 @@ export interface SeekBackOptions {
  * that, to what it has committed. Answers where it goes on and the offset behind the last record of this moment.
  * @throws KAFKA_UNAVAILABLE when no broker answers, or the partition is no longer assigned here.
  */
-export async function seekBack(options: SeekBackOptions): Promise<{ readonly from: bigint; readonly end: bigint }> {
+export async function seekBack(
+  options: SeekBackOptions,
+): Promise<{ readonly from: bigint; readonly end: bigint }> {
   const { settings, consumer, partition, timestampMs, log } = options;
   const topic = settings.kafkaTopicPrefix + consumer.topic;
   const admin = createKafka(settings, 'signalbox-seek', log, singleTry).admin();

@@ -14,9 +14,8 @@ export function judgeHandler(error: unknown): HandlerVerdict {
     if (error.details?.kind === 'conflict') return 'again';
     if (error.retryable) return 'away';
   }
-  // A missing right, a statement that this schema does not know, a server limit: the release and its database do not fit
-  // together yet. Every record would fail alike; waiting loses nothing, dead letters would lose the order.
-  if (state !== undefined && /^(42|0A|25|54|55)/.test(state)) return 'away';
+  // A missing right, a statement that this schema does not know: the release and its database do not fit together yet. Every record would fail alike; waiting loses nothing, dead letters would lose the order.
+  if (state !== undefined && /^(42|0A|25|55)/.test(state)) return 'away';
   return 'poison';
 }
 
