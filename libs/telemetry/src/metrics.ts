@@ -1,17 +1,11 @@
-import type {
-  Attributes,
-  Meter,
-  ObservableGauge,
-  Counter as OtelCounter,
-  Histogram as OtelHistogram,
-} from '@opentelemetry/api';
+import type { Meter, Counter as OtelCounter, Histogram as OtelHistogram } from '@opentelemetry/api';
 import { createNoopMeter } from '@opentelemetry/api';
 import { PrometheusExporter, PrometheusSerializer } from '@opentelemetry/exporter-prometheus';
 import { resourceFromAttributes } from '@opentelemetry/resources';
 import { MeterProvider } from '@opentelemetry/sdk-metrics';
+import { createGauges, type GaugeReading, type Gauges, type Labels } from './gauges.ts';
 
-/** Values of a metric's labels. Few and known: never a session, a person or free text. */
-export type Labels = Readonly<Record<string, string | number | boolean>>;
+export type { GaugeReading, Labels } from './gauges.ts';
 
 export interface MetricOptions {
   readonly help: string;
@@ -26,11 +20,6 @@ export interface Histogram {
   /** Seconds, as every histogram here. */
   record(seconds: number, labels?: Labels): void;
 }
-export type GaugeReading =
-  | number
-  | readonly { readonly value: number; readonly labels: Labels }[]
-  | undefined;
-
 /**
  * Makes metrics. Names are on /metrics exactly as given, with the label `service` on each series. Asking twice for a
  * name gives the same metric; a gauge asked for twice shows the readings of both.
@@ -39,7 +28,7 @@ export interface Metrics {
   /** The name ends in `_total`. */
   counter(name: string, options: MetricOptions): Counter;
   histogram(name: string, options: MetricOptions): Histogram;
-  /** `read` is called when somebody looks; undefined shows nothing. Returns a function that ends it. */
+  /** `read` is called when somebody looks; what it leaves out is not shown. Returns a function that ends it. */
   gauge(name: string, options: MetricOptions, read: () => GaugeReading): () => void;
 }
 
@@ -54,18 +43,19 @@ export interface MetricsPart {
 }
 
 export function createMetrics(service: string, enabled: boolean): MetricsPart {
+  const gauges = createGauges();
   if (!enabled) {
     const meter = createNoopMeter();
-    return { metrics: metricsOver(meter), meter, text: async () => '' };
+    return { metrics: metricsOver(meter, gauges), meter, text: async () => '' };
   }
   // A reader that never listens: the service's own server answers /metrics.
-  const reader = new PrometheusExporter({ preventServerStart: true });
+  const reader = new PrometheusExporter({ preventServerStart: true, metricProducers: [gauges.producer] });
   const provider = new MeterProvider({ resource: resourceFromAttributes({ service }), readers: [reader] });
   const meter = provider.getMeter('signalbox');
-  // Names verbatim: no scope labels, no target_info, no unit on any instrument (it would become a suffix).
+  // Names verbatim: no scope labels, no target_info, no unit on any instrument (it would become a comment of its own).
   const serializer = new PrometheusSerializer('', false, /^service$/, true, true);
   return {
-    metrics: metricsOver(meter),
+    metrics: metricsOver(meter, gauges),
     meter,
     async text() {
       const { resourceMetrics } = await reader.collect();
@@ -74,37 +64,25 @@ export function createMetrics(service: string, enabled: boolean): MetricsPart {
   };
 }
 
-export function metricsOver(meter: Meter): Metrics {
+export function metricsOver(meter: Meter, gauges: Gauges): Metrics {
   const counters = new Map<string, OtelCounter>();
   const histograms = new Map<string, OtelHistogram>();
-  const gauges = new Map<string, ObservableGauge>();
   return {
     counter(name, { help, labels = [] }) {
+      // The exporter would add it by itself, and the name would not be the one in the code.
       if (!name.endsWith('_total')) throw new Error(`counter ${name} must end in _total`);
       const counter = remembered(counters, name, () => meter.createCounter(name, { description: help }));
       if (labels.length === 0) counter.add(0);
       return { add: (count, values) => counter.add(count, values) };
     },
     histogram(name, { help }) {
+      const advice = { explicitBucketBoundaries: secondsBounds };
       const histogram = remembered(histograms, name, () =>
-        meter.createHistogram(name, {
-          description: help,
-          advice: { explicitBucketBoundaries: secondsBounds },
-        }),
+        meter.createHistogram(name, { description: help, advice }),
       );
       return { record: (seconds, values) => histogram.record(seconds, values) };
     },
-    gauge(name, { help }, read) {
-      const gauge = remembered(gauges, name, () => meter.createObservableGauge(name, { description: help }));
-      const observe = (result: { observe(value: number, attributes?: Attributes): void }) => {
-        const reading = read();
-        if (reading === undefined) return;
-        if (typeof reading === 'number') result.observe(reading);
-        else for (const { value, labels } of reading) result.observe(value, labels);
-      };
-      gauge.addCallback(observe);
-      return () => gauge.removeCallback(observe);
-    },
+    gauge: (name, { help }, read) => gauges.register(name, help, read),
   };
 }
 

@@ -1,4 +1,5 @@
 import { createNoopMeter } from '@opentelemetry/api';
+import { createGauges } from './gauges.ts';
 import type { Logger } from './logger.ts';
 import { type Metrics, metricsOver } from './metrics.ts';
 
@@ -14,4 +15,4 @@ export const silentLog: Logger = {
 };
 
 /** Metrics that nobody reads, for tests and tools. */
-export const silentMetrics: Metrics = metricsOver(createNoopMeter());
+export const silentMetrics: Metrics = metricsOver(createNoopMeter(), createGauges());

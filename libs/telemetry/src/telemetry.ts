@@ -30,11 +30,11 @@ export interface Telemetry {
   readonly tracer: Tracer;
   /** Prometheus text of all metrics; empty when they are off. Answers after `shutdown` too. */
   metricsText(): Promise<string>;
-  /** Sends the spans that wait, for at most 3 s, and ends recording. Log and metrics go on. Never rejects. */
+  /** Sends the spans that wait, for at most 2 s, and ends recording. Log and metrics go on. Never rejects. */
   shutdown(): Promise<void>;
 }
 
-const shutdownTimeoutMs = 3_000;
+const shutdownTimeoutMs = 2_000;
 const complaintPauseMs = 60_000;
 
 /** Starts logs, metrics and traces of this process. Nothing here blocks or throws when a collector is away. */

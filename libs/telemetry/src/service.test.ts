@@ -1,0 +1,67 @@
+import { serviceSettings } from '@signalbox/config/service-settings';
+import { loadSettings } from '@signalbox/config/settings';
+import { givenSources } from '@signalbox/config/sources';
+import { createLifecycle } from '@signalbox/lifecycle/lifecycle';
+import { createBoard } from '@signalbox/readiness/board';
+import { expect, test } from 'vitest';
+import { startCollector } from '../test/collector.ts';
+import { superviseService } from './service.ts';
+import { startTelemetry } from './telemetry.ts';
+
+test('a service tells of its start and its stop, and the last scrape sees both', async () => {
+  const collector = await startCollector();
+  const lines: Record<string, unknown>[] = [];
+  const settings = loadSettings(
+    'gateway',
+    serviceSettings,
+    givenSources({ ENVIRONMENT: 'dev', MAX_POOL_SIZE: '5', OTEL_EXPORTER_OTLP_ENDPOINT: collector.url }),
+  );
+  const telemetry = startTelemetry({
+    service: settings.serviceName,
+    version: settings.serviceVersion,
+    environment: settings.environment,
+    instanceId: 'i',
+    tracing: settings.tracingEnabled,
+    metrics: settings.metricsEnabled,
+    otlpEndpoint: settings.otlpEndpoint,
+    logLevel: settings.logLevel,
+    logFormat: 'json',
+    logDestination: { write: (line) => void lines.push(JSON.parse(line)) },
+  });
+  const lifecycle = createLifecycle();
+  const board = createBoard({ service: settings.serviceName });
+  const service = superviseService({ lifecycle, telemetry, board, settings });
+  expect(board.readiness().body).toMatchObject({ status: 'starting' });
+  service.started({ port: 8010 });
+  expect(board.readiness().body).toEqual({ status: 'ready' });
+
+  let scraped = '';
+  lifecycle.onStop({
+    name: 'port',
+    phase: 'health-port',
+    run: async () => {
+      expect(board.readiness().body).toMatchObject({ status: 'draining' });
+      scraped = await telemetry.metricsText();
+    },
+  });
+  await lifecycle.stop('SIGTERM');
+  await collector.close();
+
+  expect(lines.map((line) => line.event)).toEqual([
+    'service.starting',
+    'config.legacy_name',
+    'config.validated',
+    'service.started',
+    'service.stopping',
+    'shutdown.step',
+    'shutdown.step',
+    'shutdown.step',
+    'service.stopped',
+  ]);
+  expect(lines[2]).toMatchObject({ settings: { PORT: { value: '8010', origin: 'default' } } });
+  expect(lines[3]).toMatchObject({ port: 8010, startup_ms: expect.any(Number) });
+  for (const name of ['service_startup_seconds_count', 'service_shutdown_seconds_count'])
+    expect(scraped).toContain(`${name}{service="gateway"} 1`);
+  expect(scraped).toMatch(/readiness_last_success_timestamp\{service="gateway"\} 1\d{9}/);
+  expect(collector.spans.map((span) => span.name)).toEqual(['shutdown']);
+});
