@@ -25,7 +25,9 @@ export function ownTopics(): OwnTopics {
     kafkaSettings,
     givenSources({ KAFKA_BOOTSTRAP_SERVERS: testInfra().kafka, KAFKA_TOPIC_PREFIX: prefix }),
   );
-  const drop = () => deleteTopics({ settings, log: silentLog });
+  const drop = async () => {
+    await deleteTopics({ settings, log: silentLog });
+  };
   return {
     prefix,
     async create(...names) {

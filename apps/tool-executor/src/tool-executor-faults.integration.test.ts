@@ -1,0 +1,88 @@
+import { type FaultProxy, startFaultProxy } from '@signalbox/testkit/fault-proxy';
+import { sleep, waitFor } from '@signalbox/testkit/wait';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { type Harness, startHarness } from '../test/executor-harness.ts';
+import { tools } from '../test/limit-tools.ts';
+
+let harness: Harness;
+let proxy: FaultProxy;
+
+beforeAll(async () => {
+  harness = await startHarness(tools);
+  proxy = await startFaultProxy({ url: harness.database.url });
+});
+
+afterAll(async () => {
+  await harness?.close();
+  await proxy?.close();
+});
+
+const running = (callId: string) =>
+  waitFor(
+    () => harness.records(callId).some(({ eventType }) => eventType === 'tool.started'),
+    (started) => started,
+    { label: `${callId} started` },
+  );
+
+test('after a crash an idempotent call runs again, any other is told as unknown', async () => {
+  await using first = await harness.start();
+  const again = await harness.ask({ tool: 'sleep' });
+  const once = await harness.ask({ tool: 'sleep_once' });
+  await Promise.all([running(again), running(once)]);
+  first.kill('SIGKILL');
+  await first.exited;
+  await using second = await harness.start();
+  expect(await harness.outcome(once)).toMatchObject({
+    outcome: 'unknown',
+    error_code: 'TOOL_OUTCOME_UNKNOWN',
+  });
+  expect(await harness.outcome(again)).toMatchObject({ outcome: 'wall_limit' });
+  await sleep(300);
+  expect(harness.outcomes(once)).toHaveLength(1);
+  expect(harness.outcomes(again)).toHaveLength(1);
+  expect(await second.stop()).toMatchObject({ code: 0 });
+}, 40_000);
+
+test('a stop waits for the call that runs, and leaves no process', async () => {
+  const service = await harness.start();
+  const callId = await harness.ask({ tool: 'sleep', deadlineMs: 1_500 });
+  await running(callId);
+  const stopped = await service.stop();
+  expect(stopped).toMatchObject({ code: 0 });
+  expect((await harness.outcome(callId)).outcome).toBe('wall_limit');
+  expect(service.logs.map(({ event }) => event)).toEqual(
+    expect.arrayContaining(['service.starting', 'config.validated', 'service.started', 'service.stopped']),
+  );
+}, 40_000);
+
+test('an outcome that cannot be stored now is stored when the database is back', async () => {
+  await using service = await harness.start({ DATABASE_URL: proxy.url, TOOL_EXECUTOR_LEASE_MS: '20000' });
+  const callId = await harness.ask({ tool: 'sleep_once', deadlineMs: 1_500 });
+  await running(callId);
+  await proxy.refuse();
+  await sleep(2_500); // the call ends meanwhile
+  expect(harness.outcomes(callId)).toEqual([]);
+  await proxy.heal();
+  expect((await harness.outcome(callId)).outcome).toBe('wall_limit'); // known, so not `unknown`
+  await service.stop();
+}, 40_000);
+
+test('routes answer at once while broker and database are black holes', async () => {
+  await using service = await harness.start({ DATABASE_URL: proxy.url });
+  proxy.blackhole();
+  await waitFor(
+    async () => (await fetch(`${service.url}/ready`)).status,
+    (status) => status === 503,
+    { timeoutMs: 10_000 },
+  );
+  for (const [route, status] of [
+    ['/live', 200],
+    ['/ready', 503],
+  ] as const) {
+    const began = performance.now();
+    expect((await fetch(`${service.url}${route}`)).status).toBe(status);
+    expect(performance.now() - began).toBeLessThan(200);
+  }
+  await proxy.heal();
+  await service.ready();
+}, 40_000);

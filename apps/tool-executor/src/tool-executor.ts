@@ -1,0 +1,139 @@
+import { loadSettings } from '@signalbox/config/settings';
+import { newId } from '@signalbox/contracts/ids';
+import { prepareValidators } from '@signalbox/contracts/validate';
+import { createServer, portOf } from '@signalbox/http/server';
+import type { Lifecycle } from '@signalbox/lifecycle/lifecycle';
+import { openMessaging } from '@signalbox/messaging/messaging';
+import { openDatabase } from '@signalbox/postgres/database';
+import { expectedMigrations } from '@signalbox/postgres/schema-version';
+import { createBoard } from '@signalbox/readiness/board';
+import { diskProbe } from '@signalbox/readiness/disk-probe';
+import { superviseService } from '@signalbox/telemetry/service';
+import { startTelemetry } from '@signalbox/telemetry/telemetry';
+import { startWorker } from '@signalbox/work/worker';
+import { payloadFormats } from './call-payload.ts';
+import { callStore } from './call-store.ts';
+import { argumentsChecker } from './check-arguments.ts';
+import { keepPublishing } from './publish-catalog.ts';
+import { readToolsModule } from './sandbox/child-protocol.ts';
+import { SandboxPool } from './sandbox/sandbox-pool.ts';
+import { serviceName } from './service-name.ts';
+import { toolExecutorSettings } from './settings.ts';
+import { takeRequests } from './take-requests.ts';
+import { toolLookup } from './tool-lookup.ts';
+import { workCalls } from './work-calls.ts';
+
+/** Starts the service with the tools of a module, given by its URL: the children of the sandbox load it too. */
+export async function toolExecutor(lifecycle: Lifecycle, toolsModule: string): Promise<void> {
+  const settings = loadSettings(serviceName, toolExecutorSettings);
+  const instanceId = newId();
+  const telemetry = startTelemetry({
+    service: settings.serviceName,
+    version: settings.serviceVersion,
+    environment: settings.environment,
+    instanceId,
+    tracing: settings.tracingEnabled,
+    metrics: settings.metricsEnabled,
+    otlpEndpoint: settings.otlpEndpoint,
+    sampleRatio: settings.traceSampleRatio,
+    logLevel: settings.logLevel,
+    logFormat: settings.logFormat,
+  });
+  const { log, metrics } = telemetry;
+  const board = createBoard({ service: serviceName, version: settings.serviceVersion, log });
+  const service = superviseService({ lifecycle, telemetry, board, settings });
+
+  const database = openDatabase({
+    url: settings.databaseUrl,
+    poolSize: settings.databasePoolSize,
+    maxOverflow: settings.databaseMaxOverflow,
+    poolTimeoutMs: settings.databasePoolTimeoutMs,
+    poolRecycleMs: settings.databasePoolRecycleMs,
+    applicationName: serviceName,
+    log,
+    metrics,
+  });
+  lifecycle.onStop({ name: 'database', phase: 'pools', run: () => database.close() });
+  const messaging = openMessaging({
+    settings,
+    instanceId,
+    service: serviceName,
+    database,
+    log,
+    metrics,
+    lifecycle,
+    topics: ['tool.results', 'tool.catalog'],
+  });
+  const pool = new SandboxPool({
+    size: settings.maxConcurrent,
+    warm: settings.warmProcesses,
+    toolsModule,
+    cpuSeconds: settings.cpuSeconds,
+    memoryMb: settings.memoryMb,
+    onStartFailed: (error) => log.error('sandbox.start_failed', { error }),
+  });
+  lifecycle.onStop({ name: 'sandbox', phase: 'clients', run: () => pool.close() });
+
+  const { outbox } = messaging;
+  const store = callStore(database, outbox);
+  const worker = startWorker({
+    ...workCalls({
+      store,
+      log,
+      metrics,
+      pool,
+      findTool: toolLookup(database),
+      checkArguments: argumentsChecker(),
+      implemented: new Set((await readToolsModule(toolsModule)).map(({ name }) => name)),
+      limits: settings,
+    }),
+    database,
+    schema: 'tool_executor',
+    owner: instanceId,
+    maxActive: settings.maxConcurrent,
+    leaseMs: settings.leaseMs,
+    formats: payloadFormats,
+    queueName: 'tool_calls',
+    log,
+    metrics,
+  });
+  lifecycle.onStop({
+    name: 'worker',
+    phase: 'work',
+    timeoutMs: settings.shutdownTimeoutMs * (2 / 3), // the rest of the stop needs its time too
+    run: (signal) => worker.stop(signal),
+  });
+
+  board.add({ name: 'database', required: true, probe: database.probe(expectedMigrations(serviceName)) });
+  board.add({ name: 'kafka', required: true, timeoutMs: 2_000, probe: (signal) => messaging.probe(signal) });
+  board.add({
+    name: 'disk',
+    required: false,
+    intervalMs: 30_000,
+    probe: diskProbe({ folders: [settings.dataDir], minFreeMb: settings.diskFreeMinMb }),
+  });
+  board.add({ name: 'outbox', required: false, probe: async () => messaging.outboxDetail() });
+  board.add({
+    name: 'worker_pool',
+    required: false,
+    probe: async () => {
+      const { stuck, warm } = pool.stats();
+      const detail = { ...worker.detail(), warm_processes: warm };
+      return stuck ? { ...detail, status: 'degraded', reason: 'sandbox' } : detail;
+    },
+  });
+  board.start();
+
+  const server = createServer({ settings, log, telemetry, board, lifecycle });
+  await server.listen(); // health answers while the rest starts
+  prepareValidators(['tool.requests', 'tool.results']);
+  messaging.consume({
+    topic: 'tool.requests',
+    group: serviceName,
+    inbox: 'own-row',
+    handler: takeRequests(worker, store),
+    onCommitted: () => worker.wake(),
+  });
+  lifecycle.background('catalog', (signal) => keepPublishing(database, outbox, log, signal));
+  service.started({ port: portOf(server) });
+}

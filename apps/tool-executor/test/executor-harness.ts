@@ -1,0 +1,170 @@
+import { createHash } from 'node:crypto';
+import { kafkaSettings } from '@signalbox/config/kafka-settings';
+import { outboxSettings } from '@signalbox/config/outbox-settings';
+import { loadSettings } from '@signalbox/config/settings';
+import { givenSources } from '@signalbox/config/sources';
+import { newId } from '@signalbox/contracts/ids';
+import { sessionKey } from '@signalbox/contracts/keys';
+import type { ToolCatalogued } from '@signalbox/contracts/tool-catalog';
+import type { ToolOutcomeReported } from '@signalbox/contracts/tool-results';
+import { readValue } from '@signalbox/contracts/validate';
+import { type IntakeRecord, openMessaging } from '@signalbox/messaging/messaging';
+import { openDatabase } from '@signalbox/postgres/database';
+import { silentLog, silentMetrics } from '@signalbox/telemetry/silent';
+import { createTestDatabase } from '@signalbox/testkit/database';
+import { testInfra } from '@signalbox/testkit/infra';
+import { type SpawnedService, spawnService } from '@signalbox/testkit/service';
+import { ownTopics } from '@signalbox/testkit/topics';
+import { waitFor } from '@signalbox/testkit/wait';
+import type { Tool } from '../src/tools/tool.ts';
+
+export const tenant = 'acme';
+
+export interface Ask {
+  readonly tool: string;
+  readonly arguments?: object;
+  readonly session?: string;
+  readonly callId?: string;
+  readonly deadlineMs?: number;
+  readonly replyTo?: string;
+  readonly traceparent?: string;
+}
+
+/** The rest of the world as tool-executor sees it: who asks, who reads the answers, the database behind. */
+export async function startHarness(tools: readonly Tool[]) {
+  const database = await createTestDatabase();
+  const topics = ownTopics();
+  await topics.create('tool.requests', 'tool.results', 'tool.catalog');
+  for (const { name, description, parameters, idempotent } of tools) {
+    await database.query(
+      `INSERT INTO tool_executor.tools (tenant, name, description, parameters, idempotent, timeout_ms)
+       VALUES ($1, $2, $3, $4, $5, 3000)`,
+      [tenant, name, description, JSON.stringify(parameters), idempotent],
+    );
+  }
+  const env = {
+    KAFKA_BOOTSTRAP_SERVERS: testInfra().kafka,
+    KAFKA_TOPIC_PREFIX: topics.prefix,
+    KAFKA_GROUP_ID: `${topics.prefix}group`,
+    DATABASE_URL: database.url,
+    DATABASE_POOL_SIZE: '3',
+    DATABASE_MAX_OVERFLOW: '3',
+    TOOL_EXECUTOR_CPU_SECONDS: '1',
+    TOOL_EXECUTOR_MEMORY_MB: '64',
+    TOOL_EXECUTOR_OUTPUT_BYTES: '10000',
+    TOOL_EXECUTOR_LEASE_MS: '2500',
+  };
+  const own = openDatabase({
+    url: database.url,
+    poolSize: 2,
+    maxOverflow: 2,
+    poolTimeoutMs: 5_000,
+    poolRecycleMs: 600_000,
+    applicationName: 'test',
+    log: silentLog,
+    metrics: silentMetrics,
+  });
+  const messaging = openMessaging({
+    settings: loadSettings('test', { ...kafkaSettings, ...outboxSettings }, givenSources(env)),
+    instanceId: newId(),
+    service: 'test',
+    database: own,
+    log: silentLog,
+    metrics: silentMetrics,
+  });
+  const results: IntakeRecord[] = [];
+  const catalog: IntakeRecord[] = [];
+  const collect = (topic: 'tool.results' | 'tool.catalog', into: IntakeRecord[]) =>
+    messaging.consume({
+      topic,
+      group: 'test',
+      inbox: 'own-row',
+      handler: async (records) => {
+        into.push(...records);
+      },
+    });
+  collect('tool.results', results);
+  collect('tool.catalog', catalog);
+
+  async function ask(given: Ask): Promise<string> {
+    const session = given.session ?? newId();
+    const turn = newId();
+    const callId = given.callId ?? createHash('sha256').update(turn).digest('hex').slice(0, 32);
+    const eventId = newId();
+    await messaging.producer.direct({
+      topic: 'tool.requests',
+      key: sessionKey(tenant, session),
+      headers: {
+        tenant_id: tenant,
+        session_id: session,
+        event_id: eventId,
+        event_type: 'tool.requested',
+        schema: 'tool.requests.v1',
+        reply_to: given.replyTo ?? 'conversation-worker',
+        correlation_id: callId,
+        ...(given.traceparent === undefined ? {} : { traceparent: given.traceparent }),
+      },
+      value: {
+        call_id: callId,
+        turn_id: turn,
+        session_id: session,
+        step: 1,
+        attempt: 1,
+        tool: given.tool,
+        arguments: given.arguments ?? {},
+        deadline_at: new Date(Date.now() + (given.deadlineMs ?? 30_000)).toISOString(),
+        idempotency_key: callId,
+      },
+    });
+    return callId;
+  }
+
+  const records = (callId: string) => results.filter(({ headers }) => headers.correlation_id === callId);
+  const outcomes = (callId: string): ToolOutcomeReported[] =>
+    records(callId).flatMap(({ value, eventType }) =>
+      eventType === 'tool.outcome' ? (readValue('tool.results', 'tool.outcome', value) ?? []) : [],
+    );
+
+  return {
+    env,
+    database,
+    topics,
+    ask,
+    /** Answers to a call, in the order of the topic. */
+    records,
+    /** Waits for so many outcomes of a call and returns the last. */
+    async outcome(callId: string, count = 1, timeoutMs = 15_000): Promise<ToolOutcomeReported> {
+      const all = await waitFor(
+        () => outcomes(callId),
+        (found) => found.length >= count,
+        { timeoutMs, label: `outcome ${count} of ${callId}`, intervalMs: 5 },
+      );
+      const last = all.at(-1);
+      if (last === undefined) {
+        throw new Error('no outcome was asked for');
+      }
+      return last;
+    },
+    outcomes,
+    catalog: (): ToolCatalogued[] =>
+      catalog.flatMap(({ value }) => readValue('tool.catalog', 'tool.catalogued', value) ?? []),
+    /** Starts the service with the tools that reach the limits. */
+    async start(more: Record<string, string> = {}): Promise<SpawnedService> {
+      const service = await spawnService(
+        'tool-executor',
+        { ...env, ...more },
+        { entry: new URL('./main-with-limit-tools.ts', import.meta.url) },
+      );
+      await service.ready();
+      return service;
+    },
+    async close(): Promise<void> {
+      await messaging.close();
+      await own.close();
+      await topics.drop();
+      await database.drop();
+    },
+  };
+}
+
+export type Harness = Awaited<ReturnType<typeof startHarness>>;
