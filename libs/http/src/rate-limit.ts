@@ -3,7 +3,7 @@ import type { Redis } from '@signalbox/redis/redis';
 import type { FastifyReply } from 'fastify';
 
 export interface RateLimitOptions {
-  /** Requests that one key may make in a window. */
+  /** Requests that one key may make in a window; 0 turns the limit off. */
   readonly limit: number;
   readonly windowMs: number;
   /** Names the limit in Redis; two limits of one server have two names. */
@@ -90,7 +90,7 @@ export function createRateLimit(options: RateLimitOptions): RateLimit {
     const window = Math.floor(at / windowMs);
     const count = countOf(key, window);
     const used = count.shared + count.unsent + 1;
-    const allowed = used <= limit;
+    const allowed = limit === 0 || used <= limit;
     // A refused request is not counted: who hammers a closed door gets in when the window ends, like everybody.
     if (allowed) {
       count.unsent += 1;
@@ -140,6 +140,7 @@ export function createRateLimit(options: RateLimitOptions): RateLimit {
   return {
     take,
     enforce(reply, tenant) {
+      if (limit === 0) return;
       const state = take(tenant);
       reply.header('ratelimit-limit', state.limit);
       reply.header('ratelimit-remaining', state.remaining);

@@ -62,13 +62,19 @@ const maxSocketMessageBytes = 64 * 1024;
 export function createServer(options: ServerOptions): HttpServer {
   const { settings, log, telemetry, board, lifecycle } = options;
   const apiKeyHeader = settings.apiKeyHeader ?? 'X-API-Key';
+  const requestMs = settings.requestTimeoutMs ?? requestTimeoutMs;
   const server: HttpServer = fastify({
     logger: false,
     genReqId: ({ headers }) => requestIdFrom(headers['x-request-id']),
     bodyLimit: settings.bodyLimitBytes ?? 1_048_576,
-    requestTimeout: settings.requestTimeoutMs ?? requestTimeoutMs,
+    requestTimeout: requestMs,
     keepAliveTimeout: keepAliveTimeoutMs,
-    http: { headersTimeout: headersTimeoutMs, connectionsCheckingInterval: 2000, maxHeaderSize: 16_384 },
+    // Node swaps the two when the head may take longer than the whole.
+    http: {
+      headersTimeout: Math.min(headersTimeoutMs, requestMs),
+      connectionsCheckingInterval: 2000,
+      maxHeaderSize: 16_384,
+    },
     // Draining is answered by our own hook, with a problem reply.
     return503OnClosing: false,
     forceCloseConnections: true,
@@ -125,7 +131,9 @@ export function createServer(options: ServerOptions): HttpServer {
     if (request.observed !== undefined)
       request.observed.failure = { fault: failure, errorId: problem.error_id };
     // fastify closes the connection when a body is refused; one that was read to its end leaves nothing behind.
-    if (request.rawBody !== undefined && failure.code !== 'DRAINING') reply.removeHeader('connection');
+    if (request.rawBody !== undefined && failure.code !== 'DRAINING') {
+      reply.header('connection', reply.raw.shouldKeepAlive ? 'keep-alive' : 'close');
+    }
     const retryAfter = retryAfterSeconds(failure);
     if (retryAfter !== undefined) reply.header('retry-after', retryAfter);
     if (failure.status === 401) reply.header('www-authenticate', 'Bearer realm="signalbox"');
