@@ -1,3 +1,4 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Logger } from '@signalbox/telemetry/telemetry';
 import pg from 'pg';
 import { breaksConnection, databaseFault } from './classify-error.ts';
@@ -6,7 +7,7 @@ import { breaksConnection, databaseFault } from './classify-error.ts';
 export interface PoolBounds {
   /** Connections kept open. */
   readonly poolSize: number;
-  /** Connections above the size: opened under load, closed after `idleCloseMs` without use. */
+  /** Connections above the size: opened under load, closed when idle. */
   readonly maxOverflow: number;
   /** Longest wait for a connection. */
   readonly poolTimeoutMs: number;
@@ -16,15 +17,19 @@ export interface PoolBounds {
   readonly statementTimeoutMs: number;
   /** How much longer than the server's own limit we wait for its answer: a black hole sends none. Default 2000. */
   readonly answerGraceMs?: number;
+  /** A connection above the size is closed after this long without use. Default 10 000. */
+  readonly overflowIdleMs?: number;
   readonly applicationName: string;
 }
 
 const defaultAnswerGraceMs = 2000;
 const connectTimeoutMs = 5000;
-const idleCloseMs = 10_000;
+const defaultOverflowIdleMs = 10_000;
 /** A connection that has been idle for this long is asked whether it still answers before it is handed out. */
 const askAfterIdleMs = 5000;
 const askTimeoutMs = 1000;
+/** After this the server may have said goodbye in words that we have not read yet. */
+const readFirstAfterIdleMs = 20;
 const idleInTransactionMs = 5000;
 
 /** What every connection of this project is opened with, pooled or not. */
@@ -61,6 +66,8 @@ export class ConnectionPool {
   readonly #log: Logger;
   readonly #lastUsed = new WeakMap<object, number>();
   readonly #open = new Set<pg.PoolClient>();
+  readonly #broken = new WeakSet<object>();
+  #closed: Promise<void> | undefined;
   #lent = 0;
   #suspectBefore = 0;
   #greeted = false;
@@ -80,7 +87,7 @@ export class ConnectionPool {
       ...config,
       max: bounds.poolSize + bounds.maxOverflow,
       min: bounds.poolSize,
-      idleTimeoutMillis: idleCloseMs,
+      idleTimeoutMillis: bounds.overflowIdleMs ?? defaultOverflowIdleMs,
       connectionTimeoutMillis: bounds.poolTimeoutMs,
       maxLifetimeSeconds: bounds.poolRecycleMs / 1000,
       statement_timeout: bounds.statementTimeoutMs,
@@ -99,7 +106,11 @@ export class ConnectionPool {
     this.#open.add(client);
     this.#lastUsed.set(client, performance.now());
     // Without a listener a failover ends the process. What the error means for a statement reaches its caller.
-    client.on('error', (error) => this.#log.debug('database.connection_error', { error }));
+    client.on('error', (error) => {
+      this.#broken.add(client);
+      this.#log.debug('database.connection_error', { error });
+    });
+    client.on('end', () => this.#broken.add(client));
     if (this.#greeted) return;
     this.#greeted = true;
     this.#log.info('database.ready', { pool: this.#bounds.applicationName });
@@ -150,7 +161,9 @@ export class ConnectionPool {
 
   async #answers(client: pg.PoolClient): Promise<boolean> {
     const lastUsed = this.#lastUsed.get(client) ?? 0;
-    if (lastUsed < this.#suspectBefore) {
+    // One turn of the event loop, in which a reset or a last word that has arrived is read.
+    if (performance.now() - lastUsed > readFirstAfterIdleMs) await nextTurn();
+    if (lastUsed < this.#suspectBefore || this.#broken.has(client)) {
       client.release(true);
       return false;
     }
@@ -182,7 +195,12 @@ export class ConnectionPool {
   }
 
   /** Closes all: waits for lent connections up to `timeoutMs`, then cuts those still out. */
-  async close(timeoutMs: number): Promise<void> {
+  close(timeoutMs: number): Promise<void> {
+    this.#closed ??= this.#close(timeoutMs);
+    return this.#closed;
+  }
+
+  async #close(timeoutMs: number): Promise<void> {
     const ended = this.#pool.end();
     let timer: NodeJS.Timeout | undefined;
     const late = new Promise<'late'>((resolve) => {

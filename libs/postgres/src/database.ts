@@ -22,6 +22,8 @@ export interface DatabaseOptions {
   readonly poolRecycleMs: number;
   /** The server cancels a statement after this; our side gives up two seconds later. Default 8000. */
   readonly statementTimeoutMs?: number;
+  /** A connection above the pool size is closed after this long without use. Default 10 000. */
+  readonly overflowIdleMs?: number;
   readonly applicationName: string;
   readonly log: Logger;
   readonly metrics: Metrics;
@@ -120,7 +122,7 @@ export function openDatabase(options: DatabaseOptions): Database {
   const urgent = queryable(urgentPool);
   const listener = new Listener(url, `${applicationName} listen`, log);
 
-  metrics.gauge(
+  const endGauge = metrics.gauge(
     'database_connections_active',
     { help: 'Database connections in use.', labels: ['pool'] },
     () => [
@@ -145,6 +147,7 @@ export function openDatabase(options: DatabaseOptions): Database {
     listen: (channel, onNotify, signal) => listener.listen(channel, onNotify, signal),
     probe: (expected) => schemaProbe(urgent, expected),
     close: async (timeoutMs = 5000) => {
+      endGauge();
       await Promise.all([listener.close(), pool.close(timeoutMs), urgentPool.close(timeoutMs)]);
     },
   };
