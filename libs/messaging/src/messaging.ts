@@ -11,6 +11,7 @@ import type { Database } from '@signalbox/postgres/database';
 import type { ProbeDetail } from '@signalbox/readiness/board';
 import type { Logger, Metrics } from '@signalbox/telemetry/telemetry';
 import { type AppendHandler, createAppend } from './append.ts';
+import { type BusClient, kafkajsBus } from './bus-client.ts';
 import { createClusterGuard } from './cluster-guard.ts';
 import { depthGauge } from './dead-letter-depth.ts';
 import type { RecordHead } from './decode-record.ts';
@@ -23,7 +24,6 @@ import { offsetsAtTime } from './offsets-at-time.ts';
 import { createOutbox, type Outbox } from './outbox.ts';
 import { type DirectRecord, type Receipt, toDirectRecord } from './outgoing.ts';
 import { createProducer, type Producer, type Sending } from './producer.ts';
-import { openProducerClient } from './producer-client.ts';
 import { RefusedRows } from './refused-rows.ts';
 import { SentRows } from './sent-rows.ts';
 import { type Consumer, openSubscription } from './subscription.ts';
@@ -73,6 +73,8 @@ export interface MessagingOptions {
   readonly lifecycle?: Lifecycle;
   /** Topics of the service, which the probe asks for; those consumed are added by themselves. */
   readonly topics?: readonly TopicName[];
+  /** Another Kafka client than kafkajs. */
+  readonly bus?: BusClient;
 }
 
 export interface Messaging {
@@ -111,7 +113,8 @@ export function openMessaging(options: MessagingOptions): Messaging {
   const metrics = messagingMetrics(options.metrics);
   const clientId = `${service}-${instanceId.slice(-12)}`;
   const guard = createClusterGuard(settings, `${clientId}-guard`, log);
-  const client = openProducerClient({ settings, clientId, log, ensureCluster: () => guard.ensure() });
+  const bus = options.bus ?? kafkajsBus;
+  const client = bus.openProducer({ settings, clientId, log, ensureCluster: () => guard.ensure() });
   const producer = createProducer(client, log);
   const sentRows = new SentRows(database, log);
   const refusedRows = new RefusedRows(database, log);
@@ -147,6 +150,7 @@ export function openMessaging(options: MessagingOptions): Messaging {
     const group = `${settings.kafkaGroupId}.${subscribing.group}.${settings.kafkaTopicPrefix}${topic}`;
     ownTopics.add(topic);
     const consumer = openSubscription({
+      bus,
       settings,
       topic,
       group,

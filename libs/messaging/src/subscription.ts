@@ -1,9 +1,10 @@
 import { type SourceTopicName, topics } from '@signalbox/contracts/topics';
 import { asFault, isFault } from '@signalbox/faults/fault';
 import type { Logger, Metrics } from '@signalbox/telemetry/telemetry';
+import type { BusClient, Member } from './bus-client.ts';
 import type { ClusterGuard } from './cluster-guard.ts';
 import type { BatchProcessor } from './fetched-batch.ts';
-import { GroupMember } from './group-member.ts';
+
 import type { MessagingMetrics } from './messaging-metrics.ts';
 import type { KafkaSettings } from './messaging-settings.ts';
 import { judgeMember, type MemberHealth } from './watchdog.ts';
@@ -25,6 +26,7 @@ export interface Consumer {
 }
 
 export interface SubscriptionOptions {
+  readonly bus: BusClient;
   readonly settings: KafkaSettings;
   readonly topic: SourceTopicName;
   readonly group: string;
@@ -58,7 +60,7 @@ const abandonedStopMs = 2_000;
  */
 type State =
   | { readonly name: 'starting' }
-  | { readonly name: 'running'; readonly member: GroupMember }
+  | { readonly name: 'running'; readonly member: Member }
   | { readonly name: 'stopped' };
 
 export function openSubscription(options: SubscriptionOptions): Consumer {
@@ -66,13 +68,13 @@ export function openSubscription(options: SubscriptionOptions): Consumer {
   const wireTopic = settings.kafkaTopicPrefix + topic;
   const closing = new AbortController();
   let state: State = { name: 'starting' };
-  let current: GroupMember | undefined;
+  let current: Member | undefined;
   let rebuilds = 0;
   let lastError: unknown;
   let health: MemberHealth = { verdict: 'ok', fetchAgeMs: 0 };
 
-  function createMember(): GroupMember {
-    const member: GroupMember = new GroupMember({
+  function createMember(): Member {
+    const member: Member = options.bus.openMember({
       settings,
       topic: wireTopic,
       partitions: topics[topic].partitions,
@@ -104,7 +106,7 @@ export function openSubscription(options: SubscriptionOptions): Consumer {
   async function start(): Promise<void> {
     state = { name: 'starting' };
     for (let tries = 0; !closing.signal.aborted; tries += 1) {
-      let member: GroupMember | undefined;
+      let member: Member | undefined;
       try {
         await guard.ensure();
         await requireTopic();
@@ -137,7 +139,7 @@ export function openSubscription(options: SubscriptionOptions): Consumer {
     }
   }
 
-  async function rebuild(member: GroupMember, why: string): Promise<void> {
+  async function rebuild(member: Member, why: string): Promise<void> {
     if (member !== current || closing.signal.aborted) return;
     current = undefined;
     metrics.restarted(options.topic);
@@ -178,7 +180,7 @@ export function openSubscription(options: SubscriptionOptions): Consumer {
    * the old one in the group; kafkajs goes on by itself when the broker is back. Only when the broker answers our
    * question, and goes on doing so, and the member is still silent, it is the member that is broken.
    */
-  async function askBroker(member: GroupMember): Promise<void> {
+  async function askBroker(member: Member): Promise<void> {
     if (asking) return;
     asking = true;
     try {

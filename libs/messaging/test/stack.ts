@@ -13,6 +13,7 @@ import { createTestDatabase, type TestDatabase } from '@signalbox/testkit/databa
 import { testInfra } from '@signalbox/testkit/infra';
 import { type OwnTopics, ownTopics } from '@signalbox/testkit/topics';
 import type { Kafka } from 'kafkajs';
+import type { BusClient } from '../src/bus-client.ts';
 import { createKafka, singleTry } from '../src/kafka-client.ts';
 import { type Messaging, type MessagingSettings, openMessaging } from '../src/messaging.ts';
 import type { OutgoingMessage } from '../src/outgoing.ts';
@@ -56,6 +57,7 @@ export interface ProcessOptions {
   readonly settings?: Partial<MessagingSettings>;
   readonly metrics?: Metrics;
   readonly service?: string;
+  readonly bus?: BusClient;
 }
 
 /** Own database and topics of one test file, and as many processes on them as it wants. */
@@ -100,6 +102,7 @@ export class Stack {
       database,
       log,
       metrics,
+      ...(options.bus === undefined ? {} : { bus: options.bus }),
     });
     const process: Process = {
       instanceId,

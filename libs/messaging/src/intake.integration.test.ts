@@ -1,0 +1,425 @@
+import { newId } from '@signalbox/contracts/ids';
+import { fault } from '@signalbox/faults/fault';
+import { startFaultProxy } from '@signalbox/testkit/fault-proxy';
+import { waitFor } from '@signalbox/testkit/wait';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { inbound, type Process, Stack } from '../test/stack.ts';
+import type { IntakeHandler } from './intake.ts';
+import type { ConsumeOptions, IntakeRecord } from './messaging.ts';
+
+let stack: Stack;
+beforeAll(async () => {
+  stack = await Stack.create('conversation.inbound', 'tool.results');
+  await stack.database.query(`create schema effects`);
+  await stack.database.query(`grant usage on schema effects to public`);
+  await stack.database.query(
+    `create table effects.effects (run text, event_id uuid, key text, text text, n bigint generated always as identity, primary key (run, event_id))`,
+  );
+  await stack.database.query(`grant all on all tables in schema effects to public`);
+});
+afterAll(() => stack?.drop());
+
+const open = new Set<Process>();
+afterEach(async () => {
+  await Promise.all([...open].map((process) => process.close()));
+  open.clear();
+});
+
+let runs = 0;
+/** A consumer group of its own for each test, whose effects are rows of `run`. */
+function reader(more: Partial<ConsumeOptions> = {}, options: Parameters<Stack['process']>[0] = {}) {
+  runs += 1;
+  const run = `run-${runs}`;
+  return { run, start: () => startReader(run, more, options) };
+}
+
+function startReader(run: string, more: Partial<ConsumeOptions>, options: Parameters<Stack['process']>[0]) {
+  const process = stack.process(options);
+  open.add(process);
+  const consumer = process.messaging.consume({
+    topic: 'conversation.inbound',
+    group: run,
+    inbox: 'own-row',
+    handler: effectsOf(run),
+    ...more,
+  });
+  return { process, consumer };
+}
+
+function effectsOf(
+  run: string,
+  before?: (records: readonly IntakeRecord[]) => void | Promise<void>,
+): IntakeHandler {
+  return async (records, tx, context) => {
+    await before?.(records);
+    const rows = await tx.query<{ event_id: string }>(
+      `insert into effects.effects (run, event_id, key, text)
+       select $1, u.event_id, u.key, u.text from unnest($2::uuid[], $3::text[], $4::text[]) with ordinality as u(event_id, key, text, ord)
+       order by u.ord on conflict do nothing returning event_id`,
+      [run, records.map((r) => r.eventId), records.map((r) => r.key), records.map(messageOf)],
+    );
+    context.duplicates(records.length - rows.length);
+  };
+}
+
+function messageOf(record: IntakeRecord): string {
+  const { value } = record;
+  return typeof value === 'object' && value !== null && 'message' in value ? String(value.message) : '';
+}
+
+const effects = async (run: string, session?: string) =>
+  (
+    await stack.database.query<{ text: string; key: string }>(
+      'select text, key from effects.effects where run = $1 order by n',
+      [run],
+    )
+  ).filter(({ key }) => session === undefined || key === `acme:${session}`);
+const texts = async (run: string, session: string) => (await effects(run, session)).map(({ text }) => text);
+const deadLetters = (group: string) =>
+  stack.database.query<{
+    reason: string;
+    tenant: string;
+    attempts: number;
+    detail: string;
+    value: Buffer | null;
+  }>(
+    'select reason, tenant, attempts, detail, value from messaging.dead_letters where consumer like $1 order by created_at',
+    [`%.${group}.%`],
+  );
+
+/** The texts of the records that a handler could not take. The poison of other tests lies in the same topic. */
+const handlerFailures = async (group: string) =>
+  (await deadLetters(group))
+    .filter(({ reason }) => reason === 'handler')
+    .map(({ value }): unknown => JSON.parse(value?.toString() ?? '{}').message);
+
+async function send(process: Process, session: string, ...list: string[]) {
+  for (const text of list) {
+    await process.database.transaction((tx) => process.messaging.outbox.put(tx, [inbound(session, text)]));
+  }
+}
+
+/** Puts a record into the topic as it is. */
+async function sendRaw(
+  key: string | null,
+  value: string | Buffer | null,
+  headers: Record<string, string | Buffer> = {},
+) {
+  const producer = stack.kafka().producer({ allowAutoTopicCreation: false });
+  await producer.connect();
+  await producer.send({
+    topic: `${stack.topics.prefix}conversation.inbound`,
+    messages: [{ key, value, headers }],
+  });
+  await producer.disconnect();
+}
+
+describe('intake', () => {
+  it('handles each message once and in order by key, from the beginning of the topic for a new group', async () => {
+    const sender = stack.process();
+    open.add(sender);
+    const sessions = [newId(), newId(), newId()];
+    for (const session of sessions) await send(sender, session, 'a', 'b', 'c'); // before the group exists
+    const { run, start } = reader();
+    start();
+    for (const session of sessions) await send(sender, session, 'd');
+    for (const session of sessions) {
+      await waitFor(
+        () => texts(run, session),
+        (got) => got.length === 4,
+        { label: 'four effects' },
+      );
+      expect(await texts(run, session)).toEqual(['a', 'b', 'c', 'd']);
+    }
+  });
+
+  it('goes on behind its commit after a restart', async () => {
+    const sender = stack.process();
+    open.add(sender);
+    const session = newId();
+    const seen: string[] = [];
+    const { run, start } = reader();
+    const first = start();
+    await send(sender, session, 'one', 'two');
+    await waitFor(
+      () => texts(run, session),
+      (got) => got.length === 2,
+    );
+    await first.process.close();
+    open.delete(first.process);
+    startReader(run, { handler: effectsOf(run, (records) => void seen.push(...records.map(messageOf))) }, {});
+    await send(sender, session, 'three');
+    await waitFor(
+      () => texts(run, session),
+      (got) => got.length === 3,
+    );
+    expect(seen.filter((text) => text === 'one' || text === 'two')).toEqual([]);
+  });
+
+  it('turns every kind of poison into a dead letter with its bytes, and its neighbours have their effect', async () => {
+    const { run, start } = reader();
+    const session = newId();
+    const good = {
+      event_id: newId(),
+      event_type: 'message.posted',
+      schema: 'conversation.inbound.v1',
+      tenant_id: 'acme',
+      session_id: session,
+    };
+    const value = (text: string) =>
+      JSON.stringify({
+        session_id: session,
+        turn_id: newId(),
+        event_id: newId(),
+        persona_id: 'p',
+        message: text,
+        accepted_at: new Date().toISOString(),
+      });
+    const key = `acme:${session}`;
+    await sendRaw(key, value('before'), good);
+    await sendRaw(key, '{"not json', { ...good, event_id: newId() });
+    await sendRaw(key, Buffer.from([0xff, 0xfe, 0x00]), { ...good, event_id: newId() });
+    await sendRaw(key, 'null', { ...good, event_id: newId() });
+    await sendRaw(key, null, { ...good, event_id: newId() });
+    await sendRaw(key, '{}', { ...good, event_id: newId() });
+    await sendRaw(key, value('x'), { ...good, event_id: newId(), tenant_id: 'globex' });
+    await sendRaw(key, value('x'), { ...good, event_id: newId(), session_id: newId() });
+    await sendRaw(key, value('x'), { ...good, event_id: 'no-uuid' });
+    await sendRaw(key, value('x'), { ...good, event_id: newId(), schema: 'conversation.inbound.v99' });
+    await sendRaw(key, value('x'), { ...good, event_id: newId(), key_id: 'k1' });
+    await sendRaw('no colon', value('x'), { ...good, event_id: newId() });
+    await sendRaw(null, value('x'), {});
+    await sendRaw(key, `${'['.repeat(20_000)}${']'.repeat(20_000)}`, { ...good, event_id: newId() });
+    await sendRaw(key, value('x'), {
+      ...good,
+      event_id: newId(),
+      event_type: 'constructor',
+      bad: Buffer.from([0, 0xff]),
+    });
+    await sendRaw(key, value('after'), { ...good, event_id: newId() });
+    start();
+    await waitFor(
+      () => texts(run, session),
+      (got) => got.includes('after'),
+      { label: 'the record behind the poison' },
+    );
+    expect((await texts(run, session)).filter((text) => text !== 'x')).toEqual(['before', 'after']);
+    const letters = await waitFor(
+      () => deadLetters(run),
+      (got) => got.length === 14,
+      { label: '14 dead letters' },
+    );
+    expect(letters.map(({ reason }) => reason).sort()).toEqual(
+      [
+        'bad_headers',
+        'bad_headers',
+        'bad_headers',
+        'bad_key',
+        'bad_key',
+        'content',
+        'not_json',
+        'not_json',
+        'not_json',
+        'schema',
+        'schema',
+        'schema',
+        'schema',
+        'schema',
+      ].sort(),
+    );
+    expect(letters.some(({ value: bytes }) => bytes?.equals(Buffer.from('{"not json')))).toBe(true);
+    const dlq = await waitFor(
+      () => stack.read('conversation.inbound.dlq'),
+      (got) => got.length >= 14,
+      { label: 'the records in the dlq' },
+    );
+    const told: { reason: string; value_base64: string }[] = dlq.map((record) => JSON.parse(record.value));
+    expect(
+      told.some((each) => Buffer.from(each.value_base64 ?? '', 'base64').toString() === '{"not json'),
+    ).toBe(true);
+  });
+
+  it('finds the one record that the handler cannot take, whatever it throws', async () => {
+    const session = newId();
+    const sender = stack.process();
+    open.add(sender);
+    const handler = effectsOf('run-crash', (records) => {
+      const texts = records.map(messageOf);
+      if (texts.includes('type error')) throw new TypeError('x is not a function'); // stops a bare kafkajs consumer for good
+      if (texts.includes('plain')) throw new Error('no'); // loops for ever in one
+      if (texts.includes('thrown text')) throw 'text';
+    });
+    await send(sender, session, '1', '2', 'type error', '3', 'plain', 'thrown text', '4');
+    startReader('run-crash', { handler }, {});
+    await waitFor(
+      () => texts('run-crash', session),
+      (got) => got.length === 4,
+      { label: 'all but the three' },
+    );
+    expect(await texts('run-crash', session)).toEqual(['1', '2', '3', '4']);
+    expect(await handlerFailures('run-crash')).toEqual(['type error', 'plain', 'thrown text']);
+  });
+
+  it('a unique violation in the handler does not poison the records around it', async () => {
+    const session = newId();
+    const sender = stack.process();
+    open.add(sender);
+    const inner = effectsOf('run-unique');
+    const handler: IntakeHandler = async (records, tx, context) => {
+      if (records.some((record) => messageOf(record) === 'twice')) {
+        await tx.query(
+          `insert into effects.effects (run, event_id) values ('dup', '00000000-0000-0000-0000-000000000001'), ('dup', '00000000-0000-0000-0000-000000000001')`,
+        );
+      }
+      await inner(records, tx, context);
+    };
+    await send(sender, session, 'a', 'twice', 'b');
+    startReader('run-unique', { handler }, {});
+    await waitFor(
+      () => texts('run-unique', session),
+      (got) => got.length === 2,
+    );
+    expect(await texts('run-unique', session)).toEqual(['a', 'b']);
+  });
+
+  it('waits for a store that is away: nothing is lost, nothing buried, order stays, other partitions go on', async () => {
+    const sender = stack.process();
+    open.add(sender);
+    const sessions = Array.from({ length: 12 }, () => newId()); // over several partitions
+    const blocked = sessions[0] ?? '';
+    let away = true;
+    const handler = effectsOf('run-away', (records) => {
+      if (away && records.some(({ sessionId }) => sessionId === blocked))
+        throw fault('REDIS_UNAVAILABLE', 'away');
+    });
+    const { process } = startReader('run-away', { handler, maxBatch: 4 }, {});
+    for (const session of sessions) await send(sender, session, 'a', 'b');
+    await waitFor(
+      () => process.log.lines,
+      (lines) => lines.some(({ event }) => event === 'consumer.paused'),
+    );
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    expect(await texts('run-away', blocked)).toEqual([]);
+    away = false;
+    for (const session of sessions) {
+      await waitFor(
+        () => texts('run-away', session),
+        (got) => got.length === 2,
+        { label: 'both effects' },
+      );
+      expect(await texts('run-away', session)).toEqual(['a', 'b']);
+    }
+    expect(await handlerFailures('run-away')).toEqual([]);
+  });
+
+  it('waits for a database that is away, through the driver', async () => {
+    await using proxy = await startFaultProxy({ url: stack.database.url });
+    const sender = stack.process();
+    open.add(sender);
+    const session = newId();
+    const { run, start } = reader({}, { databaseUrl: proxy.url });
+    start();
+    await send(sender, session, 'a');
+    await waitFor(
+      () => texts(run, session),
+      (got) => got.length === 1,
+    );
+    await proxy.refuse();
+    await send(sender, session, 'b', 'c');
+    await new Promise((resolve) => setTimeout(resolve, 700));
+    await proxy.heal();
+    await waitFor(
+      () => texts(run, session),
+      (got) => got.length === 3,
+    );
+    expect(await texts(run, session)).toEqual(['a', 'b', 'c']);
+    expect(await handlerFailures(run)).toEqual([]);
+  });
+
+  it('keeps the offset of poison whose dead letter cannot be stored', async () => {
+    const { run, start } = reader();
+    const session = newId();
+    await stack.database.query(
+      `alter table messaging.dead_letters add constraint nothing check (false) not valid`,
+    );
+    await sendRaw(`acme:${session}`, 'x', {
+      event_id: newId(),
+      tenant_id: 'acme',
+      event_type: 'message.posted',
+      schema: 'conversation.inbound.v1',
+    });
+    const { process, consumer } = start();
+    await waitFor(
+      () => process.log.lines,
+      (lines) => lines.filter(({ event }) => event === 'consumer.paused').length >= 2,
+      { label: 'two tries' },
+    );
+    expect(consumer.assigned().length).toBe(6);
+    await stack.database.query(`alter table messaging.dead_letters drop constraint nothing`);
+    await waitFor(
+      () => deadLetters(run),
+      (got) => got.some(({ value }) => value?.toString() === 'x'),
+      { label: 'the dead letter after all' },
+    );
+  });
+
+  it('hands over what handlers return with the commit, and none of it when the transaction fails', async () => {
+    const sender = stack.process();
+    open.add(sender);
+    const session = newId();
+    let failing = true;
+    const handler: IntakeHandler = async (records) => {
+      const mine = records.filter(({ sessionId }) => sessionId === session);
+      if (mine.length > 0 && failing) {
+        failing = false;
+        throw fault('DATABASE_UNAVAILABLE', 'once');
+      }
+      return mine.map((record) => ({
+        ...inbound(session, 'answer'),
+        topic: 'tool.results',
+        eventType: 'tool.outcome',
+        schema: 'tool.results.v1',
+        eventId: record.eventId,
+      }));
+    };
+    startReader('run-answer', { handler }, {});
+    await send(sender, session, 'question');
+    const answers = await waitFor(
+      () => stack.read('tool.results'),
+      (got) => got.length > 0,
+      { label: 'the answer' },
+    );
+    expect(answers.filter(({ key }) => key === `acme:${session}`).length).toBe(1);
+  });
+
+  it('skips what is for another service, and enters the rest into the inbox once', async () => {
+    const sender = stack.process();
+    open.add(sender);
+    const session = newId();
+    const message = inbound(session, 'mine', { replyTo: 'me' });
+    const handled: string[] = [];
+    const handler: IntakeHandler = async (records) => {
+      handled.push(...records.filter(({ sessionId }) => sessionId === session).map(messageOf));
+    };
+    startReader(
+      'run-inbox',
+      { handler, inbox: 'table', accepts: ({ headers }) => headers.reply_to === 'me' },
+      {},
+    );
+    await sender.database.transaction((tx) =>
+      sender.messaging.outbox.put(tx, [inbound(session, 'other', { replyTo: 'you' }), message, message]),
+    );
+    await sender.database.transaction((tx) =>
+      sender.messaging.outbox.put(tx, [message, inbound(session, 'last', { replyTo: 'me' })]),
+    );
+    await waitFor(
+      () => handled,
+      (got) => got.includes('last'),
+    );
+    expect(handled).toEqual(['mine', 'last']);
+    const [row] = await stack.database.query<{ n: string }>(
+      `select count(*) as n from messaging.inbox where consumer = 'run-inbox'`,
+    );
+    expect(Number(row?.n)).toBe(2);
+  });
+});
