@@ -1,0 +1,347 @@
+import { kafkaSettings } from '@signalbox/config/kafka-settings';
+import { outboxSettings } from '@signalbox/config/outbox-settings';
+import { loadSettings } from '@signalbox/config/settings';
+import { givenSources } from '@signalbox/config/sources';
+import { newId } from '@signalbox/contracts/ids';
+import { sessionKey } from '@signalbox/contracts/keys';
+import type { ToolRequested } from '@signalbox/contracts/tool-requests';
+import { type IntakeRecord, type Messaging, openMessaging } from '@signalbox/messaging/messaging';
+import { type OutgoingMessage, toRecord } from '@signalbox/messaging/outgoing';
+import { openDatabase } from '@signalbox/postgres/database';
+import { silentLog, silentMetrics } from '@signalbox/telemetry/silent';
+import { createTestDatabase, type TestDatabase } from '@signalbox/testkit/database';
+import { testInfra } from '@signalbox/testkit/infra';
+import {
+  type LaunchedService,
+  launchService,
+  type SpawnedService,
+  spawnService,
+} from '@signalbox/testkit/service';
+import { ownTopics } from '@signalbox/testkit/topics';
+import { waitFor } from '@signalbox/testkit/wait';
+
+export const tenant = 'acme';
+
+/** An event of a session's stream as its log has it. */
+export interface OutboundEvent {
+  readonly type: string;
+  readonly offset: bigint;
+  readonly key: string;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly value: { readonly turn_id: string; readonly attempt: number; readonly [field: string]: unknown };
+  readonly at: number;
+}
+
+export interface Posted {
+  readonly sessionId: string;
+  readonly turnId: string;
+  readonly eventId: string;
+}
+
+export interface ToolCall {
+  readonly key: string;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly value: ToolRequested;
+}
+
+/** A fault order of the stand-in model (dev/simulators/model/README.md). */
+export type FaultOrder = Readonly<Record<string, string | number | boolean>>;
+
+/**
+ * Everything around workers: a database, topics, the stand-in model, the gateway's part (posting, reading the stream) and
+ * the executor's (reading requests, sending outcomes).
+ */
+export class Conversation implements AsyncDisposable {
+  readonly database: TestDatabase;
+  readonly outbound: OutboundEvent[] = [];
+  readonly requests: ToolCall[] = [];
+  readonly #prefix: string;
+  readonly #messaging: Messaging;
+  readonly #model: LaunchedService;
+  readonly #modelUrl: string;
+  readonly #disposers: (() => Promise<unknown>)[];
+
+  private constructor(parts: {
+    database: TestDatabase;
+    prefix: string;
+    messaging: Messaging;
+    model: LaunchedService;
+    modelUrl: string;
+    disposers: (() => Promise<unknown>)[];
+  }) {
+    this.database = parts.database;
+    this.#prefix = parts.prefix;
+    this.#messaging = parts.messaging;
+    this.#model = parts.model;
+    this.#modelUrl = parts.modelUrl;
+    this.#disposers = parts.disposers;
+    const keep = (into: (record: IntakeRecord) => void) => async (records: readonly IntakeRecord[]) =>
+      records.forEach(into);
+    parts.messaging.consumeRaw({
+      topic: 'conversation.outbound',
+      group: 'test-gateway',
+      handler: keep((record) => this.outbound.push(outboundEvent(record))),
+    });
+    parts.messaging.consumeRaw({
+      topic: 'tool.requests',
+      group: 'test-executor',
+      handler: keep(({ key, headers, value }) =>
+        this.requests.push({ key, headers, value: value as ToolRequested }),
+      ),
+    });
+  }
+
+  static async start(): Promise<Conversation> {
+    const topics = ownTopics();
+    const [database, model] = await Promise.all([createTestDatabase(), startModel(), topics.create()]);
+    const settings = loadSettings(
+      'test',
+      { ...kafkaSettings, ...outboxSettings },
+      givenSources({
+        KAFKA_BOOTSTRAP_SERVERS: testInfra().kafka,
+        KAFKA_TOPIC_PREFIX: topics.prefix,
+        KAFKA_GROUP_ID: `${topics.prefix}test`,
+      }),
+    );
+    const ownDatabase = openDatabase({
+      ...{
+        url: database.ownerUrl,
+        poolSize: 2,
+        maxOverflow: 2,
+        poolTimeoutMs: 5_000,
+        poolRecycleMs: 600_000,
+      },
+      ...{ applicationName: 'test', log: silentLog, metrics: silentMetrics },
+    });
+    const messaging = openMessaging({
+      ...{ settings, instanceId: newId(), service: 'test', database: ownDatabase },
+      ...{ log: silentLog, metrics: silentMetrics },
+    });
+    const conversation = new Conversation({
+      ...{ database, prefix: topics.prefix, messaging, model: model.process, modelUrl: model.url },
+      disposers: [
+        () => messaging.close(2_000),
+        () => ownDatabase.close(1_000),
+        () => model.process[Symbol.asyncDispose](),
+        () => database.drop(),
+        () => topics.drop(),
+      ],
+    });
+    await conversation.#seed();
+    return conversation;
+  }
+
+  /** A worker process of its own on these parts. */
+  async worker(env: Record<string, string> = {}): Promise<SpawnedService> {
+    const worker = await spawnService('conversation-worker', this.environment(env));
+    await worker.ready();
+    return worker;
+  }
+
+  environment(env: Record<string, string> = {}): Record<string, string> {
+    return {
+      DATABASE_URL: this.database.url,
+      DATABASE_POOL_SIZE: '4',
+      KAFKA_BOOTSTRAP_SERVERS: testInfra().kafka,
+      KAFKA_TOPIC_PREFIX: this.#prefix,
+      KAFKA_GROUP_ID: `${this.#prefix}workers`,
+      MODEL_BASE_URL: this.#modelUrl,
+      MODEL_NAME: 'test-model',
+      TURN_LEASE_MS: '2000',
+      LOG_LEVEL: 'DEBUG',
+      ...env,
+    };
+  }
+
+  async persona(personaId: string, limits: Record<string, number> = {}, profile = 'default'): Promise<void> {
+    await this.database.query(
+      `insert into conversation_worker.personas (tenant, persona_id, system_prompt, model_profile, tools, limits)
+       values ($1, $2, $3, $4, $5, $6) on conflict (tenant, persona_id) do update set limits = excluded.limits`,
+      [tenant, personaId, `You are ${personaId}.`, profile, ['echo', 'calculator'], limits],
+    );
+  }
+
+  /** Sets the faults of the stand-in model. */
+  async faults(...orders: readonly FaultOrder[]): Promise<void> {
+    const answer = await fetch(new URL('/admin/faults', this.#modelUrl), {
+      method: 'PUT',
+      body: JSON.stringify(orders),
+    });
+    if (!answer.ok) throw new Error(`the model refused the faults: ${await answer.text()}`);
+  }
+
+  async seenByModel(): Promise<{ conversation: { messages: { role: string; text: string }[] } }[]> {
+    const answer = await fetch(new URL('/admin/requests', this.#modelUrl));
+    return JSON.parse(await answer.text());
+  }
+
+  async post(message: string, options: { sessionId?: string; personaId?: string } = {}): Promise<Posted> {
+    const sessionId = options.sessionId ?? newId();
+    const [turnId, eventId] = [newId(), newId()];
+    await this.send(this.posted({ sessionId, turnId, eventId }, message, options.personaId));
+    return { sessionId, turnId, eventId };
+  }
+
+  posted({ sessionId, turnId, eventId }: Posted, message: string, personaId = 'assistant'): OutgoingMessage {
+    return {
+      topic: 'conversation.inbound',
+      key: sessionKey(tenant, sessionId),
+      ...{ tenant, sessionId, eventId, eventType: 'message.posted', schema: 'conversation.inbound.v1' },
+      requestId: `request-of-${turnId}`,
+      value: {
+        ...{ session_id: sessionId, turn_id: turnId, event_id: eventId, persona_id: personaId, message },
+        accepted_at: new Date().toISOString(),
+      },
+    };
+  }
+
+  /** Sends a record as its producer would. */
+  async send(message: OutgoingMessage): Promise<void> {
+    const { topic, key, headers, value } = toRecord(message, message.traceparent, 'test');
+    if (value === null) throw new Error('no tombstones here');
+    await this.#messaging.producer.direct({ topic, key, headers, value });
+  }
+
+  /** The n-th request (from 0) of a turn for a tool. */
+  request(turnId: string, n = 0): Promise<ToolCall> {
+    return waitFor(
+      () => this.requests.filter(({ value }) => value.turn_id === turnId)[n],
+      (call): call is ToolCall => call !== undefined,
+      { label: `tool request ${n} of ${turnId}` },
+    );
+  }
+
+  /** Answers a request as the executor would; echo gives its text back unless told otherwise. */
+  async answer(call: ToolCall, outcome: Record<string, unknown> = {}, eventId = newId()): Promise<void> {
+    const { call_id, turn_id, session_id, step, tool } = call.value;
+    await this.send({
+      topic: 'tool.results',
+      key: call.key,
+      ...{ tenant, sessionId: session_id, eventId, eventType: 'tool.outcome', schema: 'tool.results.v1' },
+      correlationId: call_id,
+      replyTo: 'conversation-worker',
+      traceparent: call.headers.traceparent,
+      value: {
+        ...{
+          call_id,
+          turn_id,
+          session_id,
+          step,
+          tool,
+          outcome: 'ok',
+          output: String(call.value.arguments.text),
+        },
+        ...{ truncated: false, duration_ms: 1, ...outcome },
+      },
+    });
+  }
+
+  eventsOf(turnId: string): OutboundEvent[] {
+    return this.outbound.filter(({ value }) => value.turn_id === turnId);
+  }
+
+  /** Waits for an event of a turn. */
+  event(turnId: string, type: string, timeoutMs = 15_000, n = 0): Promise<OutboundEvent> {
+    return waitFor(
+      () => this.eventsOf(turnId).filter((event) => event.type === type)[n],
+      (event): event is OutboundEvent => event !== undefined,
+      {
+        label: `${type} of ${turnId}, events ${JSON.stringify(this.eventsOf(turnId).map(({ type: t }) => t))}`,
+        timeoutMs,
+      },
+    );
+  }
+
+  final(turnId: string, timeoutMs?: number): Promise<OutboundEvent> {
+    return this.event(turnId, 'assistant.final', timeoutMs);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const dispose of this.#disposers) await dispose().catch(() => undefined);
+  }
+
+  get modelNoise(): readonly string[] {
+    return this.#model.noise;
+  }
+
+  async #seed(): Promise<void> {
+    await this.persona('assistant');
+    await this.database.query(
+      `insert into conversation_worker.model_profiles (tenant, name, max_output_tokens, fallback, model)
+       values ($1, 'default', 4096, null, null), ($1, 'with-fallback', 4096, 'second', 'first-model'),
+              ($1, 'second', 4096, null, 'second-model')`,
+      [tenant],
+    );
+    for (const [name, parameters] of [
+      ['echo', { type: 'object', properties: { text: { type: 'string' } }, required: ['text'] }],
+      [
+        'calculator',
+        { type: 'object', properties: { expression: { type: 'string' } }, required: ['expression'] },
+      ],
+    ] as const) {
+      await this.database.query(
+        `insert into conversation_worker.tools (tenant, name, description, parameters, timeout_ms, enabled, version)
+         values ($1, $2, $2, $3, 1000, true, 1)`,
+        [tenant, name, parameters],
+      );
+    }
+  }
+}
+
+async function startModel(): Promise<{ process: LaunchedService; url: string }> {
+  const entry = new URL('../../../dev/simulators/model/main.ts', import.meta.url);
+  const process = launchService('model-simulator', { PORT: '0', HOST: '127.0.0.1' }, { entry });
+  const line = await waitFor(
+    () => process.noise.find((each) => each.startsWith('stand-in model on ')),
+    (found): found is string => found !== undefined,
+    { label: 'the stand-in model' },
+  );
+  return { process, url: line.replace('stand-in model on ', '') };
+}
+
+function outboundEvent({ eventType, offset, key, headers, value }: IntakeRecord): OutboundEvent {
+  return {
+    type: eventType,
+    offset,
+    key,
+    headers,
+    value: value as OutboundEvent['value'],
+    at: performance.now(),
+  };
+}
+
+/**
+ * What a client has at the end of a turn when it follows the rules: events of attempts lower than the highest seen are
+ * dropped, turn.resumed cuts, and each delta begins where the text ends. Throws where the stream breaks them.
+ */
+export function readAsClient(events: readonly OutboundEvent[]): {
+  text: string;
+  thinking: string;
+  types: string[];
+} {
+  let attempt = 1;
+  let text = '';
+  let thinking = '';
+  const types: string[] = [];
+  for (const { type, value } of events) {
+    if (value.attempt < attempt) continue;
+    if (value.attempt > attempt && type !== 'turn.resumed')
+      throw new Error(`${type} of ${value.attempt} without turn.resumed`);
+    attempt = value.attempt;
+    if (types.at(-1) !== type) types.push(type);
+    if (type === 'turn.resumed') {
+      text = '';
+      thinking = '';
+    }
+    if (type === 'assistant.delta') {
+      if (value.at !== [...text].length)
+        throw new Error(`delta at ${value.at} behind ${[...text].length} code points`);
+      text += value.text;
+    }
+    if (type === 'assistant.thinking') {
+      if (value.at !== [...thinking].length) throw new Error(`thinking at ${value.at}`);
+      thinking += value.text;
+    }
+  }
+  return { text, thinking, types };
+}
