@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { join } from 'node:path';
 import { afterEach, describe, expect, test } from 'vitest';
+import type { Behaviour } from '../test/stopping-service.ts';
 
 const fixture = join(import.meta.dirname, '../test/stopping-service.ts');
 const children: ChildProcess[] = [];
@@ -10,7 +11,7 @@ afterEach(() => {
 });
 
 /** A real process with real signals; `says` waits for a text on its stdout. */
-function start(behaviour: string) {
+function start(behaviour: Behaviour) {
   const child = spawn(process.execPath, [fixture, behaviour], { stdio: ['ignore', 'pipe', 'pipe'] });
   children.push(child);
   let out = '';
@@ -96,7 +97,7 @@ describe('a process', () => {
     expect(record.errors).toHaveLength(2);
   });
 
-  test.each([
+  test.each<[Behaviour, string]>([
     ['fails to start', 'service.start_failed'],
     ['rejects somewhere', 'process.unhandled_rejection'],
     ['throws somewhere', 'process.uncaught_exception'],

@@ -6,7 +6,7 @@ import { type Lifecycle, runMain } from '../src/lifecycle.ts';
 
 const never = () => new Promise<void>(() => undefined);
 
-const behaviours: Record<string, (lifecycle: Lifecycle) => Promise<void>> = {
+const behaviours = {
   async drains(lifecycle) {
     lifecycle.onStop({ name: 'pool', phase: 'pools', run: () => undefined });
   },
@@ -18,10 +18,10 @@ const behaviours: Record<string, (lifecycle: Lifecycle) => Promise<void>> = {
   },
   async 'starts for ever'(lifecycle) {
     lifecycle.onStop({ name: 'pool', phase: 'pools', run: () => undefined });
-    console.log('serving');
+    process.stdout.write('serving\n');
     await never();
   },
-  async 'bad configuration'() {
+  async 'bad configuration'(): Promise<void> {
     throw fault('CONFIG_INVALID', 'gateway: 2 setting(s) are wrong', {
       errors: [
         { path: 'PORT', message: 'must be 0 to 65535' },
@@ -57,13 +57,15 @@ const behaviours: Record<string, (lifecycle: Lifecycle) => Promise<void>> = {
       run: () => new Promise<void>((resolve) => server.close(() => resolve())),
     });
     const address = server.address();
-    console.log(`port ${typeof address === 'object' ? address?.port : ''}`);
+    process.stdout.write(`port ${typeof address === 'object' ? address?.port : ''}\n`);
   },
-};
+} satisfies Record<string, (lifecycle: Lifecycle) => Promise<void>>;
+
+export type Behaviour = keyof typeof behaviours;
 
 await runMain(async (lifecycle) => {
-  const behaviour = behaviours[process.argv[2] ?? ''];
-  if (behaviour === undefined) throw new Error(`no behaviour ${process.argv[2]}`);
-  await behaviour(lifecycle);
-  console.log('serving');
+  const chosen = Object.entries(behaviours).find(([name]) => name === process.argv[2]);
+  if (chosen === undefined) throw new Error(`no behaviour ${process.argv[2]}`);
+  await chosen[1](lifecycle);
+  process.stdout.write('serving\n');
 });

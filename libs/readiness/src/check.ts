@@ -25,7 +25,8 @@ export interface Check {
   /** Bound of one run; 1 000 ms. Past it the check is down, whether or not the probe ever ends. */
   readonly timeoutMs?: number;
   /** Throws, or answers `status`, when the thing is not good. `signal` aborts at the bound and when the board stops. */
-  probe(signal: AbortSignal): Promise<ProbeDetail | undefined> | Promise<void>;
+  // biome-ignore lint/suspicious/noConfusingVoidType: a probe with nothing to say returns nothing
+  probe(signal: AbortSignal): Promise<ProbeDetail | undefined | void>;
 }
 
 export interface CheckResult {

@@ -27,8 +27,12 @@ export function isSecretName(snakeName: string): boolean {
   return secretName.test(snakeName.toLowerCase().replaceAll('-', '_'));
 }
 
+/** Every shape above has one of these in it: most texts are let through by one look. */
+const suspicious = /sk[-_]|bearer|basic|eyJ|:\/\/|passw|secret|key|token|authoriz|credential|AKIA|ASIA/i;
+
 /** `text` without anything that has the shape of a secret. */
 export function redact(text: string): string {
+  if (!suspicious.test(text)) return text;
   let clean = text;
   for (const [pattern, replacement] of shapes) clean = clean.replace(pattern, replacement);
   return clean;
