@@ -7,7 +7,7 @@ import { asFault, fault } from '@signalbox/faults/fault';
 import { type OutgoingMessage, toRecord } from '@signalbox/messaging/outgoing';
 import type { Counter } from '@signalbox/telemetry/telemetry';
 import type { AcceptLoad } from './accept-load.ts';
-import type { AcceptOutcome, AcceptRow, MessageIds } from './accept-store.ts';
+import type { AcceptOutcome, AcceptRow, MessageIds, StoredAnswer } from './accept-store.ts';
 import type { PersonaCache } from './persona-cache.ts';
 import { createSingleFlight } from './single-flight.ts';
 
@@ -37,6 +37,8 @@ export interface AcceptedMessage {
 export interface AcceptMessageOptions {
   /** Stores a row together with those of its tick (accept-store.ts). */
   store(row: AcceptRow): Promise<AcceptOutcome>;
+  /** The stored answer of an Idempotency-Key, for a request that may not come in anew. */
+  findAnswer(tenant: string, key: string): Promise<StoredAnswer | undefined>;
   readonly load: AcceptLoad;
   readonly personas: PersonaCache;
   readonly defaultPersonaId: string;
@@ -54,22 +56,34 @@ const maxRowBytes = 890_000;
  * that sent an Idempotency-Key repeats it safely.
  */
 export function createAcceptMessage(options: AcceptMessageOptions) {
-  const { store, load, personas, defaultPersonaId, accepts } = options;
+  const { store, findAnswer, load, personas, defaultPersonaId, accepts } = options;
   const oneAtATime = createSingleFlight<Settled>();
 
   async function accept(posted: PostedMessage): Promise<AcceptedMessage> {
-    const { tenant, idempotencyKey } = posted;
-    load.admit(tenant);
+    const { tenant } = posted;
+    try {
+      load.admit(tenant);
+    } catch (refusal) {
+      // A repeat adds no load, and its client must not be left to wonder whether the first try went through.
+      return await storedAnswer(posted, refusal);
+    }
     const row = await rowOf(posted);
     const { idempotency } = row;
-    if (idempotency === undefined || idempotencyKey === undefined) return answer((await storeRow(row)).outcome);
+    if (idempotency === undefined) return answer((await storeRow(row)).outcome);
     const settled = await oneAtATime(
-      `${tenant} ${idempotencyKey}`,
+      `${tenant} ${idempotency.key}`,
       () => storeRow(row),
       ({ outcome }) => outcome.kind === 'accepted' || outcome.kind === 'replayed',
       (first) => followed(first, idempotency.bodyHash),
     );
     return answer(settled.outcome);
+  }
+
+  async function storedAnswer(posted: PostedMessage, refusal: unknown): Promise<AcceptedMessage> {
+    const { tenant, idempotencyKey: key } = posted;
+    const stored = key === undefined ? undefined : await findAnswer(tenant, key);
+    if (stored === undefined) throw refusal;
+    return answer(stored.bodyHash.equals(hashOf(posted.rawBody)) ? { kind: 'replayed', ids: stored.ids } : { kind: 'key_reused' });
   }
 
   async function rowOf(posted: PostedMessage): Promise<AcceptRow> {
@@ -110,8 +124,7 @@ export function createAcceptMessage(options: AcceptMessageOptions) {
       throw fault('BODY_TOO_LARGE', `a message is at most ${maxRowBytes} bytes as it is stored`);
     }
     const { idempotencyKey: key } = posted;
-    const bodyHash = key === undefined ? undefined : createHash('sha256').update(posted.rawBody).digest();
-    const idempotency = key === undefined || bodyHash === undefined ? undefined : { key, bodyHash };
+    const idempotency = key === undefined ? undefined : { key, bodyHash: hashOf(posted.rawBody) };
     return { tenant, ...ids, isNew, personaId, idempotency, headers, valueTail };
   }
 
@@ -161,6 +174,10 @@ function answer(outcome: AcceptOutcome): AcceptedMessage {
     case 'failed':
       throw outcome.failure;
   }
+}
+
+function hashOf(body: Buffer): Buffer {
+  return createHash('sha256').update(body).digest();
 }
 
 function noSession(): Error {

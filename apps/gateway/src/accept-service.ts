@@ -4,7 +4,7 @@ import type { ProbeDetail } from '@signalbox/readiness/board';
 import type { Logger, Metrics } from '@signalbox/telemetry/telemetry';
 import { createAcceptLoad } from './accept-load.ts';
 import { type AcceptedMessage, acceptRoute, createAcceptMessage, type PostedMessage } from './accept-message.ts';
-import { type AcceptOutcome, type AcceptRow, createAcceptStore } from './accept-store.ts';
+import { type AcceptOutcome, type AcceptRow, createAcceptStore, findAnswer } from './accept-store.ts';
 import { createPersonaCache } from './persona-cache.ts';
 import { repeat } from './repeat.ts';
 import { countOpenTurns, listPersonas } from './session-store.ts';
@@ -72,6 +72,7 @@ export function createAcceptService(parts: {
   return {
     accept: createAcceptMessage({
       store: (row) => tick.add(row),
+      findAnswer: (tenant, key) => findAnswer(database, tenant, acceptRoute, key),
       load,
       personas: createPersonaCache((tenant) => listPersonas(database, tenant)),
       defaultPersonaId: settings.defaultPersonaId,

@@ -166,3 +166,32 @@ function putOf(row: AcceptRow, result: ResultRow): PutResult | undefined {
     value: Buffer.from(`{"persona_id":${JSON.stringify(personaId)},${row.valueTail}`),
   };
 }
+
+/** What an idempotency key was answered with. */
+export interface StoredAnswer {
+  readonly bodyHash: Buffer;
+  readonly ids: MessageIds;
+}
+
+/** Undefined when the tenant has no such key. */
+export async function findAnswer(
+  database: Database,
+  tenant: string,
+  route: string,
+  key: string,
+): Promise<StoredAnswer | undefined> {
+  const [row] = await database.transaction(
+    (tx) =>
+      tx.query<{ body_hash: Buffer; answer: { session_id: string; event_id: string; turn_id: string } }>(
+        {
+          name: 'gateway_answer',
+          text: 'select body_hash, answer from gateway.idempotency_keys where tenant = $1 and route = $2 and key = $3',
+        },
+        [tenant, route, key],
+      ),
+    { tenant },
+  );
+  if (row === undefined) return undefined;
+  const { session_id: sessionId, event_id: eventId, turn_id: turnId } = row.answer;
+  return { bodyHash: row.body_hash, ids: { sessionId, eventId, turnId } };
+}
