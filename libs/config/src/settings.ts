@@ -7,10 +7,10 @@ import { processSources, type Sources } from './sources.ts';
 export {
   choice,
   decimal,
+  type Environment,
   flag,
   integer,
   list,
-  type Environment,
   type Setting,
   type SettingsOf,
   type Shape,

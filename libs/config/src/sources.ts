@@ -21,11 +21,14 @@ export const projectRoot = join(import.meta.dirname, '..', '..', '..');
 /** The process' own sources. The only place of the project that reads process.env. */
 export function processSources(root: string = projectRoot): Sources {
   const environment: Values = { ...process.env };
+  const dotenv = readDotenv(join(root, '.env'));
+  const either: Values = { ...dotenv, ...environment };
+  const secretsFolder = either.SIGNALBOX_SECRETS_DIR || either.SECRETS_DIR || '/run/secrets';
   return {
     state: readState(join(root, '.data', 'state.json')),
-    dotenv: readDotenv(join(root, '.env')),
+    dotenv,
     environment,
-    secrets: [environmentSecrets(environment), fileSecrets(environment.SECRETS_DIR || '/run/secrets')],
+    secrets: [environmentSecrets(either), fileSecrets(secretsFolder)],
   };
 }
 

@@ -258,8 +258,8 @@ const echoMs = 100;
 
 /**
  * Runs a service's main and, when the stop is over, ends the process: 0 drained, 64 bad configuration, 70 an internal
- * error, 75 forced. The only reader of signals and the only caller of process.exit. SIGTERM, SIGINT and SIGHUP start the
- * stop, a second one forces the exit at once. An unhandled rejection or exception is logged, and the process drains and
+ * error, 75 forced. The only reader of signals and the only caller of process.exit. SIGTERM and SIGINT start the stop, a
+ * second one forces the exit at once. An unhandled rejection or exception is logged, and the process drains and
  * exits 70: after it nobody knows what state the process is in, but the requests under way deserve their end.
  */
 export async function runMain(main: (lifecycle: Lifecycle) => Promise<void>): Promise<void> {
@@ -282,7 +282,8 @@ export async function runMain(main: (lifecycle: Lifecycle) => Promise<void>): Pr
     });
     process.exit(exitCodes.forced);
   }
-  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, onSignal);
+  // Not SIGHUP: a handler would undo the nohup that somebody started this with.
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, onSignal);
 
   function onFatal(event: string, error: unknown): void {
     lifecycle.fail(event, error);
