@@ -26,7 +26,9 @@ it('adds what was accepted here to what the database counted', async () => {
   await load.refresh();
   load.admit('acme');
   load.accepted('acme');
-  expect(() => load.admit('acme')).toThrowError(expect.objectContaining({ code: 'TENANT_BUSY', retryAfterMs: 1000 }));
+  expect(() => load.admit('acme')).toThrowError(
+    expect.objectContaining({ code: 'TENANT_BUSY', retryAfterMs: 1000 }),
+  );
   load.admit('globex');
 });
 
@@ -61,7 +63,9 @@ it('keeps the last counts while the database is away', async () => {
 it('refuses everybody while the outbox is full', () => {
   const { load, fill } = subject(async () => new Map());
   fill();
-  expect(() => load.admit('acme')).toThrowError(expect.objectContaining({ code: 'OUTBOX_FULL', status: 503 }));
+  expect(() => load.admit('acme')).toThrowError(
+    expect.objectContaining({ code: 'OUTBOX_FULL', status: 503 }),
+  );
 });
 
 it('counts only tenants that have sent something lately', async () => {

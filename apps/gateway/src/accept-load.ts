@@ -55,7 +55,10 @@ export function createAcceptLoad(options: AcceptLoadOptions): AcceptLoad {
     const before = [...tenants].map(([tenant, load]) => ({ tenant, load, since: load.since }));
     if (before.length === 0) return;
     try {
-      const counts = await countOpenTurns(before.map(({ tenant }) => tenant), maxOpenTurns + 1);
+      const counts = await countOpenTurns(
+        before.map(({ tenant }) => tenant),
+        maxOpenTurns + 1,
+      );
       for (const { tenant, load, since } of before) {
         load.counted = counts.get(tenant) ?? 0;
         load.since -= since;
@@ -72,7 +75,9 @@ export function createAcceptLoad(options: AcceptLoadOptions): AcceptLoad {
       }
       const load = loadOf(tenant);
       if (load.counted + load.since >= maxOpenTurns) {
-        throw fault('TENANT_BUSY', `${maxOpenTurns} turns of this tenant wait or run`, { retryAfterMs: 1000 });
+        throw fault('TENANT_BUSY', `${maxOpenTurns} turns of this tenant wait or run`, {
+          retryAfterMs: 1000,
+        });
       }
     },
     accepted(tenant) {

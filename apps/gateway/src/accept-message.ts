@@ -83,7 +83,11 @@ export function createAcceptMessage(options: AcceptMessageOptions) {
     const { tenant, idempotencyKey: key } = posted;
     const stored = key === undefined ? undefined : await findAnswer(tenant, key);
     if (stored === undefined) throw refusal;
-    return answer(stored.bodyHash.equals(hashOf(posted.rawBody)) ? { kind: 'replayed', ids: stored.ids } : { kind: 'key_reused' });
+    return answer(
+      stored.bodyHash.equals(hashOf(posted.rawBody))
+        ? { kind: 'replayed', ids: stored.ids }
+        : { kind: 'key_reused' },
+    );
   }
 
   async function rowOf(posted: PostedMessage): Promise<AcceptRow> {

@@ -3,7 +3,12 @@ import type { Database } from '@signalbox/postgres/database';
 import type { ProbeDetail } from '@signalbox/readiness/board';
 import type { Logger, Metrics } from '@signalbox/telemetry/telemetry';
 import { createAcceptLoad } from './accept-load.ts';
-import { type AcceptedMessage, acceptRoute, createAcceptMessage, type PostedMessage } from './accept-message.ts';
+import {
+  type AcceptedMessage,
+  acceptRoute,
+  createAcceptMessage,
+  type PostedMessage,
+} from './accept-message.ts';
 import { type AcceptOutcome, type AcceptRow, createAcceptStore, findAnswer } from './accept-store.ts';
 import { createPersonaCache } from './persona-cache.ts';
 import { repeat } from './repeat.ts';
@@ -81,7 +86,13 @@ export function createAcceptService(parts: {
         labels: ['result'],
       }),
     }),
-    refreshLoad: (signal) => repeat(refreshMs, () => load.refresh(), () => undefined, signal),
+    refreshLoad: (signal) =>
+      repeat(
+        refreshMs,
+        () => load.refresh(),
+        () => undefined,
+        signal,
+      ),
     detail: () => ({
       status: tick.waiting >= maxWaitingRows ? 'degraded' : 'ok',
       size: statementsAtOnce,

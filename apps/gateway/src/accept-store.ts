@@ -70,7 +70,9 @@ export interface AcceptStoreOptions {
  * was sent) is repeated with the same ids until it is known or the time is over: DATABASE_UNAVAILABLE. When a tenant's
  * rows are refused together, each is tried alone, so that a bad one fails alone.
  */
-export function createAcceptStore(options: AcceptStoreOptions): (rows: readonly AcceptRow[]) => Promise<AcceptOutcome[]> {
+export function createAcceptStore(
+  options: AcceptStoreOptions,
+): (rows: readonly AcceptRow[]) => Promise<AcceptOutcome[]> {
   const { database, outbox, route, timeoutMs } = options;
 
   async function once(rows: readonly AcceptRow[]): Promise<AcceptOutcome[]> {
@@ -142,7 +144,10 @@ function readOutcome(row: ResultRow): AcceptOutcome {
     return {
       kind: 'failed',
       failure: transientStates.has(state)
-        ? fault('DATABASE_UNAVAILABLE', 'the database could not store the message now', { details, retryAfterMs: 1000 })
+        ? fault('DATABASE_UNAVAILABLE', 'the database could not store the message now', {
+            details,
+            retryAfterMs: 1000,
+          })
         : fault('INTERNAL_ERROR', 'the message was not stored', { details }),
     };
   }

@@ -1,7 +1,7 @@
+import { isDeltaEvent } from '@signalbox/contracts/conversation-outbound';
 import { fault } from '@signalbox/faults/fault';
 import type { IntakeRecord } from '@signalbox/messaging/messaging';
 import { poisonRecord } from '@signalbox/messaging/poison-record';
-import { isDeltaEvent } from '@signalbox/contracts/conversation-outbound';
 import type { StoredEvents } from './event-store.ts';
 import type { PartitionRebuild } from './partition-rebuild.ts';
 import type { SessionStreams } from './session-stream.ts';
@@ -54,7 +54,9 @@ export function createAppendEvents(options: AppendEventsOptions) {
       else found.push(event);
     }
     // Sessions are independent, and one connection sends them all in one write.
-    const appended = await Promise.all([...bySession.values()].map((each) => streams.append(partition, boot, each)));
+    const appended = await Promise.all(
+      [...bySession.values()].map((each) => streams.append(partition, boot, each)),
+    );
     if (appended.includes(false)) {
       await rebuild.lost(partition);
       return 'sent_back';
@@ -73,7 +75,10 @@ export function createAppendEvents(options: AppendEventsOptions) {
       const event = kept[index];
       if (event === undefined) continue;
       if (outcome === 'clash') {
-        throw poisonRecord(event.at.position, 'another event holds this stream position: STREAM_EPOCH was not raised');
+        throw poisonRecord(
+          event.at.position,
+          'another event holds this stream position: STREAM_EPOCH was not raised',
+        );
       }
       if (outcome === 'failed') throw refused(sqlState);
       if (outcome === 'repeat') left.add(event);

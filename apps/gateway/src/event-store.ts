@@ -1,10 +1,10 @@
+import { isTerminalEvent } from '@signalbox/contracts/conversation-outbound';
 import { fault } from '@signalbox/faults/fault';
 import type { Database } from '@signalbox/postgres/database';
-import { entryOf, type StreamEntry, type StreamEvent } from './stream-event.ts';
 import type { SessionRef } from './session-stream.ts';
+import { entryOf, type StreamEntry, type StreamEvent } from './stream-event.ts';
 import type { StreamPosition } from './stream-id.ts';
 import { groupByTenant } from './tick-batcher.ts';
-import { isTerminalEvent } from '@signalbox/contracts/conversation-outbound';
 
 /** What the database has made of an event; gateway.store_events tells each. */
 export type StoreOutcome = 'stored' | 'known' | 'repeat' | 'clash' | 'failed';
@@ -20,28 +20,35 @@ const storeStatement = {
 };
 
 /** Stores events in one statement, each answered at its place. Events of one call share an epoch. */
-export async function storeEvents(database: Database, events: readonly StreamEvent[]): Promise<StoredEvents[]> {
+export async function storeEvents(
+  database: Database,
+  events: readonly StreamEvent[],
+): Promise<StoredEvents[]> {
   const { tenants, upto, rows, origin } = groupByTenant(events);
   const epoch = events[0]?.at.epoch ?? 0;
-  const results = await database.query<{ ord: number; outcome: StoreOutcome; detail: string | null }>(storeStatement, [
-    tenants,
-    upto,
-    epoch,
-    rows.map((event) => event.sessionId),
-    rows.map((event) => event.at.position.toString()),
-    rows.map((event) => event.eventId),
-    rows.map((event) => event.turnId),
-    rows.map((event) => event.type),
-    rows.map((event) => isTerminalEvent(event.type)),
-    rows.map((event) => event.body),
-  ]);
+  const results = await database.query<{ ord: number; outcome: StoreOutcome; detail: string | null }>(
+    storeStatement,
+    [
+      tenants,
+      upto,
+      epoch,
+      rows.map((event) => event.sessionId),
+      rows.map((event) => event.at.position.toString()),
+      rows.map((event) => event.eventId),
+      rows.map((event) => event.turnId),
+      rows.map((event) => event.type),
+      rows.map((event) => isTerminalEvent(event.type)),
+      rows.map((event) => event.body),
+    ],
+  );
   const answered = new Array<StoredEvents | undefined>(events.length);
   for (const { ord, outcome, detail } of results) {
     const place = origin[ord - 1];
     if (place !== undefined) answered[place] = { outcome, sqlState: detail ?? undefined };
   }
   return answered.map((each) => {
-    if (each === undefined) throw fault('INTERNAL_ERROR', 'the event statement left a row without an outcome');
+    if (each === undefined)
+      throw fault('INTERNAL_ERROR', 'the event statement left a row without an outcome');
     return each;
   });
 }
@@ -74,7 +81,9 @@ export async function eventsAfter(
       ]),
     { tenant },
   );
-  return rows.map((row) => entryOf({ epoch: row.epoch, position: BigInt(row.position) }, row.event_type, row.data));
+  return rows.map((row) =>
+    entryOf({ epoch: row.epoch, position: BigInt(row.position) }, row.event_type, row.data),
+  );
 }
 
 /** Where a session stands, for a stream that opens. */

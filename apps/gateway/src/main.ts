@@ -100,7 +100,9 @@ await runMain(async (lifecycle) => {
     required: false,
     intervalMs: 10_000,
     probe: diskProbe({
-      folders: [settings.dataDir, settings.logDir, settings.exportDir].filter((folder) => folder !== undefined),
+      folders: [settings.dataDir, settings.logDir, settings.exportDir].filter(
+        (folder) => folder !== undefined,
+      ),
       minFreeMb: settings.diskFreeMinMb,
     }),
   });
@@ -113,7 +115,8 @@ await runMain(async (lifecycle) => {
     lifecycle,
     openapi: {
       title: 'Signalbox gateway',
-      description: 'Post messages to sessions, follow their turns as event streams, page through what was said.',
+      description:
+        'Post messages to sessions, follow their turns as event streams, page through what was said.',
       tags: [
         { name: 'chat', description: 'Messages in, event streams out.' },
         { name: 'sessions', description: 'What was said, as pages.' },
@@ -125,7 +128,12 @@ await runMain(async (lifecycle) => {
   const rateLimit =
     settings.rateLimitMax === 0
       ? undefined
-      : createRateLimit({ limit: settings.rateLimitMax, windowMs: settings.rateLimitWindowMs, name: 'api', redis });
+      : createRateLimit({
+          limit: settings.rateLimitMax,
+          windowMs: settings.rateLimitWindowMs,
+          name: 'api',
+          redis,
+        });
   const refusals = metrics.counter('auth_refused_total', {
     help: 'Requests without an accepted credential, by reason.',
     labels: ['reason'],

@@ -95,7 +95,8 @@ export function createPartitionRebuild(options: PartitionRebuildOptions): Partit
 
   return {
     assigned(partitions) {
-      for (const partition of partitions) if (!states.has(partition)) states.set(partition, { name: 'unknown' });
+      for (const partition of partitions)
+        if (!states.has(partition)) states.set(partition, { name: 'unknown' });
     },
     revoked(partitions) {
       for (const partition of partitions) states.delete(partition);

@@ -38,7 +38,10 @@ export function gapIn(look: StreamLook, after: StreamPosition): Gap | undefined 
   if (first !== undefined) {
     if (look.prev === formatStreamId(after)) return undefined;
     const { epoch, position } = first.at;
-    return { upTo: position > 0n ? { epoch, position: position - 1n } : { epoch: epoch - 1, position: 2n ** 63n - 1n } };
+    return {
+      upTo:
+        position > 0n ? { epoch, position: position - 1n } : { epoch: epoch - 1, position: 2n ** 63n - 1n },
+    };
   }
   const upTo = look.last ?? look.reached;
   return upTo !== undefined && comparePositions(after, upTo) < 0 ? { upTo } : undefined;

@@ -6,7 +6,9 @@ const OpenObject = Type.Record(Type.String(), Type.Unknown());
 /** HTTP schemas are closed: what nobody reads is refused, not ignored. */
 export const PostMessageBody = Type.Object(
   {
-    session_id: Type.Optional(Type.String({ description: 'Of an earlier answer. Without it a new session is made.' })),
+    session_id: Type.Optional(
+      Type.String({ description: 'Of an earlier answer. Without it a new session is made.' }),
+    ),
     persona_id: Type.Optional(Type.String({ minLength: 1, maxLength: 128 })),
     message: Type.String({ minLength: 1 }),
     attachments: Type.Optional(Type.Array(OpenObject, { maxItems: 64 })),
@@ -17,7 +19,9 @@ export const PostMessageBody = Type.Object(
 
 export const PostMessageHeaders = Type.Object({
   'idempotency-key': Type.Optional(
-    Type.String({ description: 'A repeat with the same key and body has no second effect and gets the first answer.' }),
+    Type.String({
+      description: 'A repeat with the same key and body has no second effect and gets the first answer.',
+    }),
   ),
 });
 
@@ -39,14 +43,18 @@ export const StreamQuery = Type.Object(
   closed,
 );
 
-const limit = (maximum: number) => Type.Optional(Type.Integer({ minimum: 1, maximum, description: 'Entries of a page' }));
+const limit = (maximum: number) =>
+  Type.Optional(Type.Integer({ minimum: 1, maximum, description: 'Entries of a page' }));
 
 export const EventPageQuery = Type.Object(
   { after: Type.Optional(Type.String({ description: 'Stream id; events behind it' })), limit: limit(1000) },
   closed,
 );
 export const SessionPageQuery = Type.Object(
-  { before: Type.Optional(Type.String({ description: 'Session id; sessions made before it' })), limit: limit(200) },
+  {
+    before: Type.Optional(Type.String({ description: 'Session id; sessions made before it' })),
+    limit: limit(200),
+  },
   closed,
 );
 export const HistoryQuery = Type.Object(
@@ -56,7 +64,12 @@ export const HistoryQuery = Type.Object(
 
 export const EventPage = Type.Object({
   events: Type.Array(
-    Type.Object({ id: Type.String(), event: Type.String(), data: OpenObject, stored_at: Type.String({ format: 'date-time' }) }),
+    Type.Object({
+      id: Type.String(),
+      event: Type.String(),
+      data: OpenObject,
+      stored_at: Type.String({ format: 'date-time' }),
+    }),
   ),
   next_after: Type.Union([Type.String(), Type.Null()], { description: 'Null when this page is the last' }),
 });
@@ -85,10 +98,18 @@ export const History = Type.Object({
       accepted_at: Type.String({ format: 'date-time' }),
       answer: Type.Union([
         Type.Null(),
-        Type.Object({ id: Type.String(), event: Type.String(), data: OpenObject, ended_at: Type.String({ format: 'date-time' }) }),
+        Type.Object({
+          id: Type.String(),
+          event: Type.String(),
+          data: OpenObject,
+          ended_at: Type.String({ format: 'date-time' }),
+        }),
       ]),
     }),
-    { description: 'Oldest first; an open turn has no answer yet, one past SESSION_EVENTS_KEEP_DAYS none any more' },
+    {
+      description:
+        'Oldest first; an open turn has no answer yet, one past SESSION_EVENTS_KEEP_DAYS none any more',
+    },
   ),
   next_before: Type.Union([Type.String(), Type.Null()]),
 });

@@ -172,7 +172,8 @@ export function createSessionFeeds(options: SessionFeedOptions): SessionFeeds {
   function tell(error: unknown): undefined {
     const { code } = asFault(error);
     // Away is told by its readiness check; anything else is a mistake of ours.
-    if (code !== 'REDIS_UNAVAILABLE' && code !== 'DATABASE_UNAVAILABLE') log.error('stream.read_failed', { error });
+    if (code !== 'REDIS_UNAVAILABLE' && code !== 'DATABASE_UNAVAILABLE')
+      log.error('stream.read_failed', { error });
     return undefined;
   }
 

@@ -14,9 +14,15 @@ import {
   SessionParams,
   ToolList,
 } from './request-schemas.ts';
-import type { SessionRef } from './session-stream.ts';
 import { listSessions, listTools, pageEvents, readHistory, type TurnRow } from './session-store.ts';
-import { comparePositions, formatStreamId, parseStreamId, type StreamPosition, streamStart } from './stream-id.ts';
+import type { SessionRef } from './session-stream.ts';
+import {
+  comparePositions,
+  formatStreamId,
+  parseStreamId,
+  type StreamPosition,
+  streamStart,
+} from './stream-id.ts';
 
 const defaultPage = 50;
 
@@ -52,7 +58,12 @@ export function sessionRoutes(server: HttpServer, database: Database): void {
     },
     async (request) => {
       const { before, limit = defaultPage } = request.query;
-      const sessions = await listSessions(database, callerOf(request).tenant, cursor('before', before), limit);
+      const sessions = await listSessions(
+        database,
+        callerOf(request).tenant,
+        cursor('before', before),
+        limit,
+      );
       const last = sessions.at(-1);
       return {
         sessions: sessions.map((each) => ({
@@ -172,5 +183,7 @@ function cursor(name: string, value: string | undefined): string | undefined {
 }
 
 function badCursor(name: string, message: string): Fault {
-  return fault('MALFORMED_REQUEST', `${name} ${message}`, { errors: [{ path: `querystring/${name}`, message }] });
+  return fault('MALFORMED_REQUEST', `${name} ${message}`, {
+    errors: [{ path: `querystring/${name}`, message }],
+  });
 }

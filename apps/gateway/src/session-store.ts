@@ -29,9 +29,12 @@ export function listSessions(
   before: string | undefined,
   limit: number,
 ): Promise<SessionSummary[]> {
-  return database.transaction((tx) => tx.query<SessionSummary>(listStatement, [tenant, before ?? null, limit]), {
-    tenant,
-  });
+  return database.transaction(
+    (tx) => tx.query<SessionSummary>(listStatement, [tenant, before ?? null, limit]),
+    {
+      tenant,
+    },
+  );
 }
 
 const sessionStatement = {
@@ -72,10 +75,13 @@ export function pageEvents(
         [tenant, sessionId],
       );
       if (session === undefined) return undefined;
-      const rows = await tx.query<{ epoch: number; position: string; event_type: string; data: string; stored_at: Date }>(
-        pageStatement,
-        [tenant, sessionId, after.epoch, after.position.toString(), limit],
-      );
+      const rows = await tx.query<{
+        epoch: number;
+        position: string;
+        event_type: string;
+        data: string;
+        stored_at: Date;
+      }>(pageStatement, [tenant, sessionId, after.epoch, after.position.toString(), limit]);
       const { pruned_epoch: epoch, pruned_position: position } = session;
       return {
         events: rows.map((row) => ({

@@ -88,7 +88,11 @@ describe('appending', () => {
     await append(event(1, { kind: 's' }), event(2, { text: 'from A ' }));
     await append(event(3, { kind: 'r', attempt: 2 }), event(4, { attempt: 2, text: 'from B ' }));
     // A wakes: its records lie behind B's in the log.
-    await append(event(5, { at: 7, text: 'more of A' }), event(6, { kind: 'e' }), event(7, { attempt: 2, at: 7, text: 'B again' }));
+    await append(
+      event(5, { at: 7, text: 'more of A' }),
+      event(6, { kind: 'e' }),
+      event(7, { attempt: 2, at: 7, text: 'B again' }),
+    );
     const { ids } = await shown();
     expect(ids).toEqual(['1-1', '1-2', '1-3', '1-4', '1-7']);
   });
@@ -104,7 +108,11 @@ describe('appending', () => {
     await append(event(3, { text: 'añ😀' })); // the same record once more, under another offset
     await append(event(4, { at: 1, text: 'ñ😀漢b' })); // overlaps two code points
     await append(event(5, { at: 5, text: 'c\n"\u0000' }));
-    expect(await shown()).toEqual({ ids: ['1-1', '1-2', '1-4', '1-5'], text: 'añ😀漢bc\n"\u0000', at: [0, 3, 5] });
+    expect(await shown()).toEqual({
+      ids: ['1-1', '1-2', '1-4', '1-5'],
+      text: 'añ😀漢bc\n"\u0000',
+      at: [0, 3, 5],
+    });
   });
 
   it('counts thinking and answer apart', async () => {
@@ -116,9 +124,17 @@ describe('appending', () => {
   it('drops text of an ended turn but shows its late events', async () => {
     const next = newId();
     await append(event(1, { kind: 's' }), event(2, { text: 'done' }), event(3, { kind: 'x' }));
-    await append(event(4, { kind: 's', turn: next }), event(5, { at: 4, text: ' not' }), event(6, { kind: 'e' }));
+    await append(
+      event(4, { kind: 's', turn: next }),
+      event(5, { at: 4, text: ' not' }),
+      event(6, { kind: 'e' }),
+    );
     await append(event(7, { turn: next, text: 'next' }));
-    expect(await shown()).toEqual({ ids: ['1-1', '1-2', '1-3', '1-4', '1-6', '1-7'], text: 'donenext', at: [0, 0] });
+    expect(await shown()).toEqual({
+      ids: ['1-1', '1-2', '1-3', '1-4', '1-6', '1-7'],
+      text: 'donenext',
+      at: [0, 0],
+    });
   });
 
   it('does not let a queued turn end the one that runs', async () => {
@@ -143,7 +159,9 @@ describe('appending', () => {
     await redis.run((client) => client.del(streamKeys(prefix).state('acme', sessionId)));
     await append(event(6, { text: 'x' }), event(7, { at: 1, text: 'y' }));
     expect((await shown()).ids).toEqual(['1-5', '1-6', '1-7']);
-    expect((await streams.look({ tenant: 'acme', sessionId }, { epoch: 1, position: 6n }, 10)).prev).toBe('1-6');
+    expect((await streams.look({ tenant: 'acme', sessionId }, { epoch: 1, position: 6n }, 10)).prev).toBe(
+      '1-6',
+    );
   });
 
   it('bounds length and life of a stream', async () => {
@@ -173,10 +191,16 @@ describe('appending', () => {
     const heard: string[] = [];
     const subscription = await redis
       .subscriber()
-      .subscribe(streams.channelOf({ tenant: 'acme', sessionId }), { onMessage: (message) => heard.push(message) });
+      .subscribe(streams.channelOf({ tenant: 'acme', sessionId }), {
+        onMessage: (message) => heard.push(message),
+      });
     await append(event(1, { kind: 's' }));
     await append(event(1, { kind: 's' }));
-    await waitFor(() => heard, (messages) => messages.length === 2, { timeoutMs: 2000, label: 'wake-ups' });
+    await waitFor(
+      () => heard,
+      (messages) => messages.length === 2,
+      { timeoutMs: 2000, label: 'wake-ups' },
+    );
     expect(heard).toEqual(['1-1', '1-1']);
     await subscription.end();
   });

@@ -1,7 +1,7 @@
-import { topics } from '@signalbox/contracts/topics';
 import { sessionKey } from '@signalbox/contracts/keys';
-import { partitionOf } from '@signalbox/messaging/murmur2';
+import { topics } from '@signalbox/contracts/topics';
 import { fault } from '@signalbox/faults/fault';
+import { partitionOf } from '@signalbox/messaging/murmur2';
 import type { Redis } from '@signalbox/redis/redis';
 import { entryOf, pieceData, type StreamEntry, type StreamEvent } from './stream-event.ts';
 import { formatStreamId, parseStreamId, type StreamPosition } from './stream-id.ts';
@@ -54,7 +54,12 @@ export interface SessionStreamOptions {
 const partitions = topics['conversation.outbound'].partitions;
 
 /** The streams in Redis. The partition of a session is that of its records: producer and reader compute the same. */
-export function createSessionStreams({ redis, keys, ttlSeconds, maxEntries }: SessionStreamOptions): SessionStreams {
+export function createSessionStreams({
+  redis,
+  keys,
+  ttlSeconds,
+  maxEntries,
+}: SessionStreamOptions): SessionStreams {
   const append = redis.script('stream_append', appendScript);
   const read = redis.script('stream_read', readScript);
   const mark = redis.script('stream_mark_boot', markBootScript);
@@ -64,11 +69,20 @@ export function createSessionStreams({ redis, keys, ttlSeconds, maxEntries }: Se
       const first = events[0];
       if (first === undefined) return true;
       const { tenant, sessionId } = first;
-      const args: (string | number)[] = [partition, boot, ttlSeconds, maxEntries, keys.channel(tenant, sessionId)];
+      const args: (string | number)[] = [
+        partition,
+        boot,
+        ttlSeconds,
+        maxEntries,
+        keys.channel(tenant, sessionId),
+      ];
       for (const { at, kind, type, turnId, attempt, offset, points, body } of events) {
         args.push(at.epoch, at.position.toString(), kind, type, turnId, attempt, offset, points, body);
       }
-      const added = await append([keys.entries(tenant, sessionId), keys.state(tenant, sessionId), keys.boot], args);
+      const added = await append(
+        [keys.entries(tenant, sessionId), keys.state(tenant, sessionId), keys.boot],
+        args,
+      );
       return added !== -1;
     },
 
@@ -100,7 +114,12 @@ export function createSessionStreams({ redis, keys, ttlSeconds, maxEntries }: Se
 function readLook(reply: unknown): StreamLook {
   if (!Array.isArray(reply)) throw unreadable();
   const [boot, reached, last, raw]: unknown[] = reply;
-  if (typeof boot !== 'string' || typeof reached !== 'string' || typeof last !== 'string' || !Array.isArray(raw)) {
+  if (
+    typeof boot !== 'string' ||
+    typeof reached !== 'string' ||
+    typeof last !== 'string' ||
+    !Array.isArray(raw)
+  ) {
     throw unreadable();
   }
   const entries: StreamEntry[] = [];

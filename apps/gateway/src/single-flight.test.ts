@@ -38,7 +38,12 @@ it('sends the next one when the first left nothing to answer from', async () => 
       (each) => each === 'stored',
       () => 'followed',
     );
-  const all = await Promise.allSettled([go('a', 'refused'), go('b', 'throws'), go('c', 'stored'), go('d', 'stored')]);
+  const all = await Promise.allSettled([
+    go('a', 'refused'),
+    go('b', 'throws'),
+    go('c', 'stored'),
+    go('d', 'stored'),
+  ]);
   expect(order).toEqual(['a', 'b', 'c']);
   expect(all.map((each) => (each.status === 'fulfilled' ? each.value : 'threw'))).toEqual([
     'refused',
@@ -51,7 +56,13 @@ it('sends the next one when the first left nothing to answer from', async () => 
 it('keeps keys apart and remembers nothing', async () => {
   const run = createSingleFlight<number>();
   let went = 0;
-  const go = (key: string) => run(key, async () => ++went, () => true, () => -1);
+  const go = (key: string) =>
+    run(
+      key,
+      async () => ++went,
+      () => true,
+      () => -1,
+    );
   expect(await Promise.all([go('a'), go('b')])).toEqual([1, 2]);
   expect(await go('a')).toBe(3);
 });

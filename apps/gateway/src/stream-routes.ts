@@ -83,7 +83,10 @@ export function streamRoutes(server: HttpServer, options: StreamRouteOptions): v
         description:
           'Server-sent events: `id`, `event`, `data` (JSON with turn_id, attempt, trace_id). Resume with Last-Event-ID. Without it the stream begins with the oldest turn that is still open, else with the latest one.',
         response: {
-          200: { description: 'The stream.', content: { 'text/event-stream': { schema: { type: 'string' } } } },
+          200: {
+            description: 'The stream.',
+            content: { 'text/event-stream': { schema: { type: 'string' } } },
+          },
         },
       },
     },

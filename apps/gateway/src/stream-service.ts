@@ -86,8 +86,10 @@ export function createStreamService(parts: {
     logger: log,
     onRebuild: () => rebuilds.add(1),
   });
-  metrics.gauge('gateway_streams_rebuilding', { help: 'Owned partitions whose streams are not whole in Redis.' }, () =>
-    rebuild.rebuilding,
+  metrics.gauge(
+    'gateway_streams_rebuilding',
+    { help: 'Owned partitions whose streams are not whole in Redis.' },
+    () => rebuild.rebuilding,
   );
   const append = createAppendEvents({
     streams,

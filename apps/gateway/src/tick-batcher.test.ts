@@ -2,7 +2,9 @@ import { setImmediate as nextTick } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import { createTickBatcher, groupByTenant } from './tick-batcher.ts';
 
-function batcher(overrides: { maxItems?: number; maxGroups?: number; concurrency?: number; maxWaiting?: number } = {}) {
+function batcher(
+  overrides: { maxItems?: number; maxGroups?: number; concurrency?: number; maxWaiting?: number } = {},
+) {
   const batches: string[][] = [];
   const gates: (() => void)[] = [];
   const subject = createTickBatcher<string, string>({
@@ -53,7 +55,11 @@ describe('tick batcher', () => {
     const { subject, batches, release } = batcher({ maxItems: 3, maxGroups: 2, concurrency: 9 });
     const all = ['a:1', 'a:2', 'a:3', 'a:4', 'b:1', 'c:1', 'a:5'].map((item) => subject.add(item));
     await nextTick();
-    expect(batches).toEqual([['a:1', 'a:2', 'a:3'], ['a:4', 'b:1'], ['c:1', 'a:5']]);
+    expect(batches).toEqual([
+      ['a:1', 'a:2', 'a:3'],
+      ['a:4', 'b:1'],
+      ['c:1', 'a:5'],
+    ]);
     for (let i = 0; i < 3; i += 1) release();
     await Promise.all(all);
   });

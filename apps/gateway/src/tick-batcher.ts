@@ -63,7 +63,8 @@ export function createTickBatcher<T, R>(options: TickBatcherOptions<T, R>): Tick
       const results = await run(batch.map(({ item }) => item));
       for (const [index, each] of batch.entries()) {
         const result = results[index];
-        if (result === undefined) each.reject(fault('INTERNAL_ERROR', 'a batch left an item without an answer'));
+        if (result === undefined)
+          each.reject(fault('INTERNAL_ERROR', 'a batch left an item without an answer'));
         else each.resolve(result);
       }
     } catch (error) {
@@ -78,7 +79,9 @@ export function createTickBatcher<T, R>(options: TickBatcherOptions<T, R>): Tick
     add: (item) =>
       new Promise((resolve, reject) => {
         if (waiting.length >= maxWaiting) {
-          reject(fault('DATABASE_UNAVAILABLE', 'too many requests wait for the database', { retryAfterMs: 1000 }));
+          reject(
+            fault('DATABASE_UNAVAILABLE', 'too many requests wait for the database', { retryAfterMs: 1000 }),
+          );
           return;
         }
         waiting.push({ item, resolve, reject });

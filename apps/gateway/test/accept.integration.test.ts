@@ -25,7 +25,10 @@ const messages = async (sessionId: string) =>
 
 describe('POST /v1/session/message', () => {
   it('answers 202 with ids and Location, and stores message, session and outbox row', async () => {
-    const { status, headers, body } = await post(gateway, acme, { message: 'hello', metadata: { a: [1, null] } });
+    const { status, headers, body } = await post(gateway, acme, {
+      message: 'hello',
+      metadata: { a: [1, null] },
+    });
     expect(status).toBe(202);
     expect(headers.get('location')).toBe(`/v1/session/${body.session_id}/events`);
     expect(headers.get('idempotency-replayed')).toBeNull();
@@ -78,7 +81,11 @@ describe('POST /v1/session/message', () => {
     const answers = await Promise.all(
       Array.from({ length: 60 }, (_, i) => {
         const key = i % 2 === 0 ? acme : globex;
-        return post(gateway, key, i % 3 === 0 ? { message: `m${i}`, session_id: mine } : { message: `m${i}` });
+        return post(
+          gateway,
+          key,
+          i % 3 === 0 ? { message: `m${i}`, session_id: mine } : { message: `m${i}` },
+        );
       }),
     );
     for (const [i, { status }] of answers.entries()) {
@@ -143,7 +150,12 @@ describe('Idempotency-Key', () => {
 
   it('keeps nothing of a refusal: the same key may succeed afterwards', async () => {
     const key = newId();
-    const refused = await post(gateway, acme, { message: 'x', session_id: newId() }, { 'idempotency-key': key });
+    const refused = await post(
+      gateway,
+      acme,
+      { message: 'x', session_id: newId() },
+      { 'idempotency-key': key },
+    );
     expect(refused.status).toBe(404);
     const good = await post(gateway, acme, { message: 'x' }, { 'idempotency-key': key });
     expect(good.status).toBe(202);
@@ -184,9 +196,13 @@ describe('bounds', () => {
   });
 
   it('counts accepts by result', async () => {
-    expect(await gateway.metric('gateway_accept_total', { result: 'accepted', service: 'gateway' })).toBeGreaterThan(50);
+    expect(
+      await gateway.metric('gateway_accept_total', { result: 'accepted', service: 'gateway' }),
+    ).toBeGreaterThan(50);
     expect(await gateway.metric('gateway_accept_total', { result: 'not_found' })).toBeGreaterThan(2);
-    expect(await gateway.metric('gateway_accept_total', { result: 'idempotency_key_reused' })).toBeGreaterThan(0);
+    expect(
+      await gateway.metric('gateway_accept_total', { result: 'idempotency_key_reused' }),
+    ).toBeGreaterThan(0);
   });
 
   it('writes three rows for a first message, and forgets nothing it should keep', async () => {
@@ -215,11 +231,16 @@ describe('bounds', () => {
 });
 
 it('tells its sessions page by page, newest first', async () => {
-  type Page = { sessions: { session_id: string; persona_id: string; last_message_at: string }[]; next_before: string | null };
+  type Page = {
+    sessions: { session_id: string; persona_id: string; last_message_at: string }[];
+    next_before: string | null;
+  };
   const first = await call<Page>(gateway, '/v1/sessions?limit=2', { key: globex });
   expect(first.status).toBe(200);
   expect(first.body.sessions).toHaveLength(2);
-  const second = await call<Page>(gateway, `/v1/sessions?limit=2&before=${first.body.next_before}`, { key: globex });
+  const second = await call<Page>(gateway, `/v1/sessions?limit=2&before=${first.body.next_before}`, {
+    key: globex,
+  });
   const ids = [...first.body.sessions, ...second.body.sessions].map((session) => session.session_id);
   expect(ids).toEqual([...ids].sort().reverse());
   const all = await call<Page>(gateway, '/v1/sessions?limit=200', { key: acme });

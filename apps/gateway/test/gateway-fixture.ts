@@ -16,7 +16,7 @@ import { silentLog as log, silentMetrics as metrics } from '@signalbox/telemetry
 import { createTestDatabase, type TestDatabase } from '@signalbox/testkit/database';
 import { testInfra } from '@signalbox/testkit/infra';
 import { type SpawnedService, spawnService } from '@signalbox/testkit/service';
-import { type SseOptions, type SseStream, openSse } from '@signalbox/testkit/sse';
+import { openSse, type SseOptions, type SseStream } from '@signalbox/testkit/sse';
 import { type OwnTopics, ownTopics } from '@signalbox/testkit/topics';
 
 /** Ids of an answered POST. */
@@ -151,7 +151,16 @@ export async function gatewayFixture(): Promise<GatewayFixture> {
               [headerNames.schema]: conversationOutboundSchema,
             }
           : toRecord(
-              { topic, key, tenant, eventType: type, schema: conversationOutboundSchema, eventId, sessionId, value },
+              {
+                topic,
+                key,
+                tenant,
+                eventType: type,
+                schema: conversationOutboundSchema,
+                eventId,
+                sessionId,
+                value,
+              },
               trace,
             ).headers;
         receipts.push(await messaging().producer.direct({ topic, key, headers, value }));
@@ -161,7 +170,14 @@ export async function gatewayFixture(): Promise<GatewayFixture> {
     async catalog(tenant, name, value) {
       const topic = 'tool.catalog';
       const key = toolKey(tenant, name);
-      const message = { topic, key, tenant, eventType: 'tool.catalogued', schema: toolCatalogSchema, eventId: newId() } as const;
+      const message = {
+        topic,
+        key,
+        tenant,
+        eventType: 'tool.catalogued',
+        schema: toolCatalogSchema,
+        eventId: newId(),
+      } as const;
       await db.transaction((tx) => messaging().outbox.put(tx, [{ ...message, value }]));
     },
     emptyRedis,
@@ -179,7 +195,13 @@ export async function gatewayFixture(): Promise<GatewayFixture> {
 export async function call<B = Record<string, unknown>>(
   service: { readonly url: string },
   path: string,
-  options: { key?: string; body?: unknown; raw?: string | Uint8Array<ArrayBuffer>; headers?: Record<string, string>; method?: string } = {},
+  options: {
+    key?: string;
+    body?: unknown;
+    raw?: string | Uint8Array<ArrayBuffer>;
+    headers?: Record<string, string>;
+    method?: string;
+  } = {},
 ): Promise<Answer<B>> {
   const { key, body, raw, headers = {}, method } = options;
   const payload = raw ?? (body === undefined ? undefined : JSON.stringify(body));
@@ -214,7 +236,10 @@ export function follow(
   sessionId: string,
   options: Omit<SseOptions, 'headers'> = {},
 ): Promise<SseStream> {
-  return openSse(`${service.url}/v1/session/${sessionId}/events`, { ...options, headers: { 'x-api-key': key } });
+  return openSse(`${service.url}/v1/session/${sessionId}/events`, {
+    ...options,
+    headers: { 'x-api-key': key },
+  });
 }
 
 /** The events of a whole plain turn, its answer cut into pieces. */
@@ -226,7 +251,10 @@ export function turnEvents(turnId: string, pieces: readonly string[], attempt = 
     return { type: 'assistant.delta', value };
   });
   return [
-    { type: 'turn.started', value: { turn_id: turnId, attempt, persona_id: 'assistant', message_event_id: newId() } },
+    {
+      type: 'turn.started',
+      value: { turn_id: turnId, attempt, persona_id: 'assistant', message_event_id: newId() },
+    },
     ...deltas,
     finalEvent(turnId, pieces.join(''), attempt),
   ];

@@ -4,7 +4,15 @@ import type { SseEvent, SseStream } from '@signalbox/testkit/sse';
 import { waitFor } from '@signalbox/testkit/wait';
 import { openWebSocket } from '@signalbox/testkit/websocket';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { call, finalEvent, follow, type GatewayFixture, gatewayFixture, post, turnEvents } from './gateway-fixture.ts';
+import {
+  call,
+  finalEvent,
+  follow,
+  type GatewayFixture,
+  gatewayFixture,
+  post,
+  turnEvents,
+} from './gateway-fixture.ts';
 
 let fixture: GatewayFixture;
 let first: SpawnedService;
@@ -34,7 +42,12 @@ async function session() {
 }
 
 async function whole(sessionId: string, service = first, lastEventId?: string): Promise<readonly SseEvent[]> {
-  await using stream = await follow(service, acme, sessionId, lastEventId === undefined ? {} : { lastEventId });
+  await using stream = await follow(
+    service,
+    acme,
+    sessionId,
+    lastEventId === undefined ? {} : { lastEventId },
+  );
   return [...(await stream.until(ended))];
 }
 
@@ -49,7 +62,11 @@ describe('a session stream', () => {
     const late = await whole(sessionId, second);
     expect(shape(await early.until(ended))).toEqual(shape(late));
     expect(shape(await between.until(ended))).toEqual(shape(late));
-    expect(late.map(({ event }) => event)).toEqual(['turn.started', ...Array(5).fill('assistant.delta'), 'assistant.final']);
+    expect(late.map(({ event }) => event)).toEqual([
+      'turn.started',
+      ...Array(5).fill('assistant.delta'),
+      'assistant.final',
+    ]);
     expect(textOf(late)).toBe('Hello wörld 😀.');
     await Promise.all([early.close(), between.close()]);
   });
@@ -58,7 +75,11 @@ describe('a session stream', () => {
     const { sessionId, turnId } = await session();
     const traceId = newId().replaceAll('-', '');
     const traceparent = `00-${traceId}-00f067aa0ba902b7-01`;
-    await fixture.publish('acme', sessionId, turnEvents(turnId, ['a', 'b']).map((event) => ({ ...event, traceparent })));
+    await fixture.publish(
+      'acme',
+      sessionId,
+      turnEvents(turnId, ['a', 'b']).map((event) => ({ ...event, traceparent })),
+    );
     for (const { data } of await whole(sessionId)) {
       expect(data).toMatchObject({ trace_id: traceId, turn_id: turnId, attempt: 1 });
     }
@@ -131,7 +152,14 @@ describe('a session stream', () => {
     if (!started || !a || !b || !final) throw new Error('no events');
     const eventId = newId();
     const once = { ...started, eventId };
-    await fixture.publish('acme', sessionId, [once, once, a, a, b, { ...a, value: { ...a.value, text: 'añ😀bc' } }]);
+    await fixture.publish('acme', sessionId, [
+      once,
+      once,
+      a,
+      a,
+      b,
+      { ...a, value: { ...a.value, text: 'añ😀bc' } },
+    ]);
     await fixture.publish('acme', sessionId, [finalEvent(turnId, 'añ😀bc')]);
     const events = await whole(sessionId);
     expect(textOf(events)).toBe('añ😀bc');
@@ -147,12 +175,18 @@ describe('a session stream', () => {
 
   it('shows nobody else a session', async () => {
     const { sessionId } = await session();
-    for (const path of [`/v1/session/${sessionId}/events`, `/v1/sessions/${sessionId}/events`, `/v1/sessions/${sessionId}/history`]) {
+    for (const path of [
+      `/v1/session/${sessionId}/events`,
+      `/v1/sessions/${sessionId}/events`,
+      `/v1/sessions/${sessionId}/history`,
+    ]) {
       expect((await call(first, path, { key: fixture.keys.globex })).status).toBe(404);
       expect((await call(first, path)).status).toBe(401);
       expect((await call(first, path, { key: acme.replace(/.$/, 'x') })).status).toBe(401);
     }
-    const socket = openWebSocket(`${first.url}/v1/session/${sessionId}/ws`, { headers: { 'x-api-key': fixture.keys.globex } });
+    const socket = openWebSocket(`${first.url}/v1/session/${sessionId}/ws`, {
+      headers: { 'x-api-key': fixture.keys.globex },
+    });
     await expect(socket).rejects.toMatchObject({ status: 404 });
   });
 
@@ -188,7 +222,11 @@ describe('a session stream', () => {
     const quick = await fixture.start({ STREAM_KEEPALIVE_MS: '200', STREAM_RETRY_MS: '1234' });
     const { sessionId } = await session();
     const stream = await follow(quick, acme, sessionId);
-    await waitFor(() => stream.comments, (comments) => comments.length > 0, { label: 'a keepalive' });
+    await waitFor(
+      () => stream.comments,
+      (comments) => comments.length > 0,
+      { label: 'a keepalive' },
+    );
     expect(stream.retryMs()).toBe(1234);
     expect(await quick.metric('gateway_sse_connections')).toBe(1);
     const stopping = quick.stop();
@@ -211,7 +249,9 @@ describe('WebSocket', () => {
     const expected = events.map(({ id, event, data }) => ({ id, event, data }));
     expect(await live.until((messages) => messages.length === expected.length)).toEqual(expected);
     const resumed = await open(second, sessionId, `?last_event_id=${expected[1]?.id}`);
-    expect(await resumed.until((messages) => messages.length === expected.length - 2)).toEqual(expected.slice(2));
+    expect(await resumed.until((messages) => messages.length === expected.length - 2)).toEqual(
+      expected.slice(2),
+    );
     await resumed.close();
     const stopping = stopped.stop();
     expect(await live.closed).toMatchObject({ code: 1001 });
@@ -222,7 +262,9 @@ describe('WebSocket', () => {
     const { sessionId } = await session();
     await expect(open(first, newId())).rejects.toMatchObject({ status: 404 });
     await expect(open(first, sessionId, '?last_event_id=x')).rejects.toMatchObject({ status: 400 });
-    await expect(openWebSocket(`${first.url}/v1/session/${sessionId}/ws`)).rejects.toMatchObject({ status: 401 });
+    await expect(openWebSocket(`${first.url}/v1/session/${sessionId}/ws`)).rejects.toMatchObject({
+      status: 401,
+    });
   });
 });
 
@@ -235,11 +277,15 @@ describe('pages', () => {
     const kept = events.filter(({ event }) => event !== 'assistant.delta');
     type Page = { events: { id: string; event: string; data: unknown }[]; next_after: string | null };
     const one = await call<Page>(first, `/v1/sessions/${sessionId}/events?limit=1`, { key: acme });
-    const two = await call<Page>(first, `/v1/sessions/${sessionId}/events?limit=9&after=${one.body.next_after}`, { key: acme });
-    expect(two.body.next_after).toBeNull();
-    expect([...one.body.events, ...two.body.events].map(({ id, event, data }) => ({ id, event, data }))).toEqual(
-      kept.map(({ id, event, data }) => ({ id, event, data })),
+    const two = await call<Page>(
+      first,
+      `/v1/sessions/${sessionId}/events?limit=9&after=${one.body.next_after}`,
+      { key: acme },
     );
+    expect(two.body.next_after).toBeNull();
+    expect(
+      [...one.body.events, ...two.body.events].map(({ id, event, data }) => ({ id, event, data })),
+    ).toEqual(kept.map(({ id, event, data }) => ({ id, event, data })));
     const history = await call<{ turns: { message: string; answer: { data: { text: string } } | null }[] }>(
       second,
       `/v1/sessions/${sessionId}/history`,

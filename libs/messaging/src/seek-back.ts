@@ -27,11 +27,10 @@ export async function seekBack(
   try {
     const place = await withoutTrace(async () => {
       await admin.connect();
-      const [atTime, ends, committed] = await Promise.all([
-        admin.fetchTopicOffsetsByTimestamp(topic, timestampMs),
-        admin.fetchTopicOffsets(topic),
-        admin.fetchOffsets({ groupId: consumer.group, topics: [topic] }),
-      ]);
+      // One after the other: until an answer has told it the brokers, kafkajs finds no coordinator ("no brokers in the pool").
+      const ends = await admin.fetchTopicOffsets(topic);
+      const atTime = await admin.fetchTopicOffsetsByTimestamp(topic, timestampMs);
+      const committed = await admin.fetchOffsets({ groupId: consumer.group, topics: [topic] });
       const end = ends.find((each) => each.partition === partition);
       const time = atTime.find((each) => each.partition === partition);
       if (end === undefined || time === undefined) throw new Error(`partition ${partition} has no offsets`);
