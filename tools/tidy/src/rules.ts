@@ -1,6 +1,17 @@
 import { isBuiltin } from 'node:module';
 
-import { baseOrder, below, drivers, emptyNames, maxLines, owners, rooms, testRooms } from './rooms.ts';
+import {
+  baseOrder,
+  below,
+  driverGuests,
+  drivers,
+  emptyNames,
+  maxLines,
+  owners,
+  rooms,
+  testRooms,
+  testSetup,
+} from './rooms.ts';
 import {
   baseName,
   type Package,
@@ -102,7 +113,10 @@ export const declaredRule: Rule = (file, workspace) => {
     }
     if (!isBare(specifier)) continue;
     const name = packageName(specifier);
-    if (name !== from.name && !isDeclared(name, from, file.isTest, workspace)) {
+    if (
+      name !== from.name &&
+      !isDeclared(name, from, file.isTest || testSetup.includes(file.path), workspace)
+    ) {
       found.push(finding(file, line, 'declared', `${name} is not declared in ${from.folder}/package.json`));
     }
     const target = workspace.packages.find((each) => each.name === name);
@@ -127,6 +141,7 @@ function isDeclared(name: string, from: Package, isTest: boolean, workspace: Wor
 
 /** A driver is imported in one room only. */
 export const driverRule: Rule = (file, workspace) => {
+  if (driverGuests.some((folder) => file.path.startsWith(folder))) return [];
   const from = packageOf(file, workspace);
   const found: Finding[] = [];
   for (const { specifier, line } of file.source.imports) {
@@ -143,7 +158,7 @@ export const driverRule: Rule = (file, workspace) => {
 };
 
 function isOwner(file: SourceFile, folders: readonly string[]): boolean {
-  return folders.some((folder) => file.path.startsWith(folder));
+  return folders.some((folder) => file.path.startsWith(folder)) || file.path.includes('/test/');
 }
 
 export const environmentRule: Rule = (file) => {
@@ -241,7 +256,7 @@ export const syntaxRule: Rule = (file) => [
 export const doubtRule: Rule = (file) => [
   ...inCode(
     file,
-    /:\s*any\b(?!\s*[.(])|\bas\s+any\b|<\s*any\b|\bany\s*\[\]|\bany\s*>|\|\s*any\s*[;,)>=]/g,
+    /:\s*any\b(?!\s*[.(?])|\bas\s+any\b|<\s*any\b|\bany\s*\[\]|\bany\s*>|\|\s*any\s*[;,)>=]/g,
     'doubt',
     () => 'no any: unknown until a schema has checked it',
   ),

@@ -16,7 +16,7 @@ export function unreferencedFiles(workspace: Workspace): Finding[] {
   const named = namedTexts(workspace);
   const isEntry = (file: SourceFile): boolean =>
     file.path.endsWith('/src/main.ts') ||
-    entryFolders.some((folder) => file.path.includes(`/${folder}`)) ||
+    entryFolders.some((folder) => `/${file.path}`.includes(`/${folder}`)) ||
     [...exported.values()].includes(file.path) ||
     named.some(({ path, text }) => path !== file.path && names(text, file.path));
 
@@ -33,7 +33,12 @@ export function unreferencedFiles(workspace: Workspace): Finding[] {
   for (const file of workspace.files) if (!file.isTest && isEntry(file)) visit(file);
   // Tests reach only what lies beside them in test/ folders; a source must be reached without them.
   const reachedBySources = new Set(reached);
-  for (const file of workspace.files) if (file.path.endsWith('.test.ts')) visit(file);
+  const inTests = workspace.files.filter((file) => file.isTest).map(stringsOf);
+  for (const file of workspace.files) {
+    const isProgram =
+      file.isTest && inTests.some(({ path, text }) => path !== file.path && names(text, file.path));
+    if (file.path.endsWith('.test.ts') || isProgram) visit(file);
+  }
   return workspace.files
     .filter((file) => !(file.isTest ? reached : reachedBySources).has(file.path))
     .map((file) => ({
@@ -48,14 +53,15 @@ export function unreferencedFiles(workspace: Workspace): Finding[] {
 function namedTexts(workspace: Workspace): { path: string; text: string }[] {
   return [
     ...workspace.otherTexts.filter((each) => !each.path.endsWith('.md')),
-    ...workspace.files
-      .filter((file) => !file.isTest)
-      .map((file) => {
-        const imported = new Set(file.source.imports.map((each) => each.specifier));
-        const values = file.source.strings.map((each) => each.value).filter((value) => !imported.has(value));
-        return { path: file.path, text: values.join('\n') };
-      }),
+    ...workspace.files.filter((file) => !file.isTest).map(stringsOf),
   ];
+}
+
+/** The string literals of a source that are no imports. */
+function stringsOf(file: SourceFile): { path: string; text: string } {
+  const imported = new Set(file.source.imports.map((each) => each.specifier));
+  const values = file.source.strings.map((each) => each.value).filter((value) => !imported.has(value));
+  return { path: file.path, text: values.join('\n') };
 }
 
 /** `./tool-child.ts`, `src/generate-schemas.ts` or the whole path; the bare name alone could be any file. */
