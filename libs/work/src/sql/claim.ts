@@ -81,6 +81,8 @@ DECLARE
   v_place int;
   v_tenant text;
   v_more record;
+  -- A volatile function in the condition could not use the index.
+  v_now timestamptz := clock_timestamp();
 BEGIN
   IF p_take_expired AND v_left > 0 THEN
     SELECT array_agg(e.tenant), array_agg(e.key) INTO v_tenants, v_keys FROM (
@@ -96,7 +98,8 @@ BEGIN
   -- More than one round only where lanes turned out not to run, or one tenant had fewer than its share.
   FOR v_round IN 1..4 LOOP
     EXIT WHEN v_left <= 0;
-    v_ready := ${schema}.work_ready_tenants(p_after, 64);
+    -- A few more than slots: another claim may be at the lanes of some.
+    v_ready := ${schema}.work_ready_tenants(p_after, least(64, v_left + 8));
     EXIT WHEN cardinality(v_ready) = 0;
     v_tenants := '{}';
     v_keys := '{}';
@@ -106,7 +109,7 @@ BEGIN
       v_tenant := v_ready[v_place];
       FOR v_more IN
         SELECT l.tenant, l.key FROM ${lanes} l
-        WHERE l.tenant = v_tenant AND l.owner IS NULL AND l.ready_at <= clock_timestamp()
+        WHERE l.tenant = v_tenant AND l.owner IS NULL AND l.ready_at <= v_now
         ORDER BY l.ready_at
         LIMIT ceil((v_left - v_locked) / (cardinality(v_ready) - v_place + 1)::numeric)
         FOR UPDATE SKIP LOCKED
@@ -131,10 +134,12 @@ DECLARE
   v_last text COLLATE "C" := p_after;
   v_next text COLLATE "C";
   v_wrapped boolean := false;
+  v_now timestamptz := clock_timestamp();
 BEGIN
   WHILE cardinality(v_found) < p_limit LOOP
     SELECT l.tenant INTO v_next FROM ${lanes} l
-    WHERE l.owner IS NULL AND l.ready_at IS NOT NULL AND l.tenant > v_last ORDER BY l.tenant LIMIT 1;
+    WHERE l.owner IS NULL AND l.ready_at <= v_now AND l.tenant > v_last
+    ORDER BY l.tenant, l.ready_at LIMIT 1;
     IF v_next IS NULL AND NOT v_wrapped AND p_after <> '' THEN
       v_wrapped := true;
       v_last := '';

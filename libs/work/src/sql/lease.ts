@@ -38,7 +38,7 @@ LANGUAGE sql ${definer} AS $$
   SELECT held.tenant::text, held.key::text, held.fence, true FROM held
   UNION ALL
   SELECT l.tenant::text, l.key::text, l.fence, false FROM ${lanes} l
-  WHERE l.owner = p_owner AND NOT EXISTS (SELECT 1 FROM held WHERE held.tenant = l.tenant AND held.key = l.key);
+  WHERE l.owner = p_owner AND (l.tenant, l.key) NOT IN (SELECT held.tenant, held.key FROM held);
 $$;
 `;
 }

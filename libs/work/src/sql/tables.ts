@@ -62,9 +62,15 @@ SELECT app.protect_queue_table('${schema}.${items}');
 `;
 }
 
-/** Every function of a queue: definer's rights, pinned path, and never a scan of the whole table (the statistics of a
- * table that is empty most of the time would choose one, and a kept plan would go on with it). */
-export const definer = `SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off`;
+/**
+ * Every function of a queue: definer's rights, pinned path, plans made once and kept (planning a claim again cost more
+ * than running it). A kept plan must not depend on the statistics of the moment, and those of a table that is empty most
+ * of the time are wrong when it matters: so rows are found by key, one by one, never by a scan of a table or an index to
+ * join with. Claiming 64 of 20 000 lanes took 15 ms before and takes 6.
+ */
+export const definer = `SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+  SET plan_cache_mode = force_generic_plan SET enable_seqscan = off
+  SET enable_hashjoin = off SET enable_mergejoin = off`;
 
 /** The columns a claim answers with, in the order of the functions' RETURNS TABLE. */
 export const claimedColumns = `tenant text, key text, fence bigint, id uuid, format smallint, payload jsonb,
