@@ -285,6 +285,9 @@ export async function runMain(main: (lifecycle: Lifecycle) => Promise<void>): Pr
   // Not SIGHUP: a handler would undo the nohup that somebody started this with.
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, onSignal);
 
+  // A reader of ours that went away (EPIPE) is an error event of the stream; uncaught, telling of it would raise the next.
+  for (const stream of [process.stdout, process.stderr]) stream.on('error', () => undefined);
+
   function onFatal(event: string, error: unknown): void {
     lifecycle.fail(event, error);
     void lifecycle.stop(event);

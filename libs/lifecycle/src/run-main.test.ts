@@ -53,6 +53,16 @@ describe('a process', () => {
     });
   });
 
+  test('goes on when the reader of its output goes away, and still drains', async () => {
+    const { child, says } = start('writes to a reader that went away');
+    await says('more');
+    const exited = new Promise<number | null>((resolve) => child.once('exit', resolve));
+    child.stdout?.destroy();
+    // Without the guard the first failed write began a loop of uncaught exceptions that no signal could end.
+    child.kill('SIGTERM');
+    expect(await exited).toBe(0);
+  });
+
   test('is forced at once by a second signal, and exits 75', async () => {
     const { child, exit, says } = start('hangs');
     await says('serving');

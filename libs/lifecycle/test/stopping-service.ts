@@ -43,6 +43,17 @@ const behaviours = {
       throw new Error('nobody caught this');
     }, 20);
   },
+  async 'writes to a reader that went away'(lifecycle) {
+    lifecycle.onStop({ name: 'pool', phase: 'pools', run: () => undefined });
+    // As the terminal log of dev/ does: an error event of stdout must not end up in the handler that writes again.
+    const write = () => process.stdout.write('more\n');
+    lifecycle.configure({
+      drainDelayMs: 0,
+      stopTimeoutMs: 5_000,
+      log: { info: write, error: write, critical: write },
+    });
+    setInterval(write, 5);
+  },
   async 'loop ends'(lifecycle) {
     lifecycle.onStop({ name: 'pool', phase: 'pools', run: () => undefined });
     lifecycle.background('consumer', async () => undefined);
