@@ -3,12 +3,13 @@ import { AsyncLocalStorageContextManager } from '@opentelemetry/context-async-ho
 import { W3CTraceContextPropagator } from '@opentelemetry/core';
 import { OTLPTraceExporter } from '@opentelemetry/exporter-trace-otlp-http';
 import { resourceFromAttributes } from '@opentelemetry/resources';
+import { NodeSDK } from '@opentelemetry/sdk-node';
 import {
   AlwaysOffSampler,
   BatchSpanProcessor,
   ParentBasedSampler,
+  type SpanProcessor,
   TraceIdRatioBasedSampler,
-  TracerProvider,
 } from '@opentelemetry/sdk-trace';
 
 export interface SpansOptions {
@@ -31,37 +32,49 @@ export interface SpansPart {
 /** Starts recording spans. They leave in batches of their own timer; a collector that is away costs memory for 8 192. */
 export function startSpans(options: SpansOptions): SpansPart {
   const exporting = options.enabled && options.otlpEndpoint !== undefined;
-  const provider = new TracerProvider({
+  // Another start in the same process (tests) replaces the one before; the API would silently keep the first.
+  trace.disable();
+  context.disable();
+  propagation.disable();
+  const sdk = new NodeSDK({
     resource: resourceFromAttributes({
       'service.name': options.service,
       'service.version': options.version,
       'service.instance.id': options.instanceId,
       'deployment.environment.name': options.environment,
     }),
+    autoDetectResources: false,
     sampler: options.enabled
       ? new ParentBasedSampler({ root: new TraceIdRatioBasedSampler(options.sampleRatio) })
       : new AlwaysOffSampler(),
-    spanProcessors: exporting ? [batches(options.otlpEndpoint)] : [],
+    // Without a processor the SDK would make no provider, and then no ids to pass on either.
+    spanProcessors: [exporting ? batches(options.otlpEndpoint) : keepsNothing],
+    contextManager: new AsyncLocalStorageContextManager().enable(),
+    textMapPropagator: keepWhatIsThere(new W3CTraceContextPropagator()),
+    // Ours are elsewhere (metrics.ts, logger.ts); left out, the SDK would send both to a collector by itself.
+    metricReaders: [],
+    logRecordProcessors: [],
   });
-  // Another start in the same process (tests) replaces the one before; the API would silently keep the first.
-  trace.disable();
-  context.disable();
-  propagation.disable();
-  trace.setGlobalTracerProvider(provider);
-  context.setGlobalContextManager(new AsyncLocalStorageContextManager().enable());
-  propagation.setGlobalPropagator(keepWhatIsThere(new W3CTraceContextPropagator()));
+  sdk.start();
   return {
-    tracer: provider.getTracer('signalbox'),
+    tracer: trace.getTracer('signalbox'),
     async shutdown(timeoutMs) {
       let timer: NodeJS.Timeout | undefined;
       const bound = new Promise<void>((resolve) => {
         timer = setTimeout(resolve, timeoutMs);
       });
-      await Promise.race([provider.shutdown().catch(() => undefined), bound]);
+      await Promise.race([sdk.shutdown().catch(() => undefined), bound]);
       clearTimeout(timer);
     },
   };
 }
+
+const keepsNothing: SpanProcessor = {
+  onStart: () => undefined,
+  onEnd: () => undefined,
+  forceFlush: async () => undefined,
+  shutdown: async () => undefined,
+};
 
 function batches(endpoint: string): BatchSpanProcessor {
   const exporter = new OTLPTraceExporter({
