@@ -120,7 +120,15 @@ export async function startKafka(setting: PartSetting): Promise<KafkaPart> {
     {
       name: 'kafka',
       command: java,
-      args: [...heap, logLevel, '-cp', classPath, 'kafka.Kafka', propertiesFile],
+      args: [
+        ...heap,
+        ...(ephemeral ? ['-XX:TieredStopAtLevel=1'] : []),
+        logLevel,
+        '-cp',
+        classPath,
+        'kafka.Kafka',
+        propertiesFile,
+      ],
       folder,
       logFile: join(dataDir, 'logs', 'kafka.log'),
       stopSignal: 'SIGTERM',

@@ -10,14 +10,20 @@ import { type RunningService, runService, waitReady } from './run-services.ts';
 import { seedStack } from './seed-stack.ts';
 import { serviceNames, usualServicePorts } from './service-names.ts';
 import { type Given, loadGiven, parseStackArguments, type StackArguments } from './stack-settings.ts';
+import type { StackState } from './state-file.ts';
 import { terminalLog } from './terminal-log.ts';
 
 const readyWithinMs = 60_000;
 /** Above the services' own bound of 30 s. */
 const stopServicesWithinMs = 33_000;
 
-/** What services are started with: addresses of parts come from the state file, unless the environment gives others. */
-function serviceEnvironment(given: Given, dataDir: string): Record<string, string | undefined> {
+/** What services are started with. Addresses stand in it, so that a stack in another data folder finds its own parts. */
+function serviceEnvironment(
+  given: Given,
+  state: StackState,
+  dataDir: string,
+): Record<string, string | undefined> {
+  const { kafka, postgres, redis, otlp, model } = state;
   return {
     ENVIRONMENT: 'dev',
     // The seeded keys are known to everybody: only this machine may use them, unless asked otherwise.
@@ -26,6 +32,12 @@ function serviceEnvironment(given: Given, dataDir: string): Record<string, strin
     DATABASE_POOL_SIZE: given.databasePoolSize ?? '4',
     DATABASE_MAX_OVERFLOW: given.databaseMaxOverflow ?? '0',
     DATA_DIR: dataDir,
+    KAFKA_BOOTSTRAP_SERVERS: kafka?.bootstrap,
+    ...(kafka?.clusterId === undefined ? {} : { KAFKA_CLUSTER_ID: kafka.clusterId }),
+    DATABASE_URL: postgres?.url,
+    REDIS_URL: redis?.url,
+    OTEL_EXPORTER_OTLP_ENDPOINT: otlp?.url,
+    MODEL_BASE_URL: model?.url,
   };
 }
 
@@ -56,7 +68,7 @@ async function startServices({ stack, options, given, progress, lifecycle }: Run
         root: projectRoot,
         logDir: join(options.dataDir, 'logs'),
         port: options.ports[name] ?? usualServicePorts[name],
-        environment: serviceEnvironment(given, options.dataDir),
+        environment: serviceEnvironment(given, stack.state, options.dataDir),
         keeper: stack.keeper,
         progress,
         onChange: (service) => stack.setService(name, service),
@@ -81,13 +93,17 @@ await runMain(async (lifecycle) => {
     progress,
     lifecycle,
   });
-  await migrateStack(
-    projectRoot,
-    { ENVIRONMENT: 'dev', DATABASE_OWNER_URL: stack.state.postgres?.ownerUrl },
-    progress,
-    lifecycle.stopEvent,
-  );
-  await seedStack(stack.state, given, progress);
+  const { kafka, postgres } = stack.state;
+  if (kafka === undefined || postgres === undefined)
+    throw new PartProblem('neither started nor given: Kafka or Postgres');
+  const environment = {
+    ENVIRONMENT: 'dev',
+    KAFKA_BOOTSTRAP_SERVERS: kafka.bootstrap,
+    DATABASE_OWNER_URL: postgres.ownerUrl,
+    DATABASE_URL: postgres.url,
+  };
+  await migrateStack(projectRoot, environment, progress, lifecycle.stopEvent);
+  await seedStack(postgres.ownerUrl, progress);
   const services = await startServices({ stack, options, given, progress, lifecycle });
   const reasons = await Promise.all(
     services.map((service) => waitReady(service, readyWithinMs, lifecycle.stopEvent)),

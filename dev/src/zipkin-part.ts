@@ -36,8 +36,10 @@ export async function startZipkin(setting: PartSetting): Promise<ZipkinPart> {
   const process = spawnPart(
     {
       name: 'zipkin',
-      command: java,
+      // Nobody waits for it: what a first message needs goes first.
+      command: 'nice',
       args: [
+        ...['-n', '10', java],
         ...['-Xms64m', '-Xmx256m', '-XX:TieredStopAtLevel=1', `-Dsignalbox.folder=${folder}`],
         ...['-jar', join(jars, 'zipkin-server-3.6.1-exec.jar')],
       ],

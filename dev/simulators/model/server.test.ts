@@ -196,7 +196,9 @@ describe('faults', () => {
     await chat('say remembered');
     const seen = await (await fetch(new URL('/admin/requests', model.url))).json();
     expect(seen).toContainEqual(
-      expect.objectContaining({ conversation: expect.objectContaining({ messages: [{ role: 'user', text: 'say remembered' }] }) }),
+      expect.objectContaining({
+        conversation: expect.objectContaining({ messages: [{ role: 'user', text: 'say remembered' }] }),
+      }),
     );
   });
 });

@@ -1,0 +1,38 @@
+import { expect, test } from 'vitest';
+import { parseEvents } from './demo-gateway.ts';
+import { missingHops } from './demo-hops.ts';
+
+const whole = [
+  'trace 5b8efff798038103d269b633813fc60c: 12 spans, 3 services, 41.0 ms',
+  'gateway              3.1 ms  + 0.0 ms  POST /v1/session/message',
+  'gateway              1.9 ms  + 2.0 ms  └─ publish conversation.inbound',
+  'conversation-worker  1.0 ms  + 4.0 ms     └─ process conversation.inbound',
+  'conversation-worker  1.0 ms  + 9.0 ms        ├─ publish tool.requests',
+  'tool-executor        1.0 ms  +11.0 ms        │  └─ process tool.requests',
+  'tool-executor        1.0 ms  +15.0 ms        │     └─ publish tool.results',
+  'conversation-worker  1.0 ms  +18.0 ms        │        └─ process tool.results',
+  'conversation-worker  1.0 ms  +30.0 ms        └─ publish conversation.outbound',
+  'gateway              1.0 ms  +33.0 ms           └─ process conversation.outbound',
+];
+
+test('a whole trace misses nothing, whoever published', () => {
+  expect(missingHops(whole.join('\n'))).toEqual([]);
+  const relayed = whole.map((line) =>
+    line.replace(/^gateway( .*publish conversation\.inbound)/, 'outbox-sync$1'),
+  );
+  expect(missingHops(relayed.join('\n'))).toEqual([]);
+});
+
+test('names the hop that is missing', () => {
+  const without = whole.filter((line) => !line.includes('process tool.requests'));
+  expect(missingHops(without.join('\n'))).toEqual(['tool-executor: process tool.requests']);
+  expect(missingHops('')).toHaveLength(9);
+});
+
+test('reads server-sent events, in parts as they come', () => {
+  const { events, rest } = parseEvents(
+    'retry: 1000\n\n: keepalive\n\nid: 1-2\nevent: assistant.delta\ndata: {"text":"a"}\n\nevent: x',
+  );
+  expect(events).toEqual([{ type: 'assistant.delta', data: { text: 'a' } }]);
+  expect(rest).toBe('event: x');
+});

@@ -1,0 +1,47 @@
+/** What `npm run seed` writes. The keys are known to everybody who reads this: outside of dev they are refused. */
+
+export interface SeededTenant {
+  readonly tenant: string;
+  readonly name: string;
+  readonly key: string;
+}
+
+export const seededTenants: readonly SeededTenant[] = [
+  { tenant: 'acme', name: 'Acme', key: 'sk_dev_acme00000001_for-development-only-not-a-secret' },
+  { tenant: 'globex', name: 'Globex', key: 'sk_dev_globex000001_for-development-only-not-a-secret' },
+];
+
+export interface SeededPersona {
+  readonly personaId: string;
+  readonly systemPrompt: string;
+  readonly modelProfile: string;
+  readonly tools: readonly string[];
+}
+
+export const seededPersonas: readonly SeededPersona[] = [
+  {
+    personaId: 'assistant',
+    systemPrompt:
+      'You are a helpful assistant. Be brief and exact. Use the calculator for arithmetic and the timestamp tool for the time instead of guessing.',
+    modelProfile: 'default',
+    tools: ['echo', 'timestamp', 'calculator'],
+  },
+  {
+    personaId: 'plain',
+    systemPrompt: 'You are a helpful assistant without tools. Be brief and exact.',
+    modelProfile: 'default',
+    tools: [],
+  },
+];
+
+export interface SeededProfile {
+  readonly name: string;
+  readonly maxOutputTokens: number;
+  readonly fallback?: string;
+}
+
+/** Endpoint, model and key are left to the services' settings (MODEL_*): one variable points all of them elsewhere. */
+export const seededProfiles: readonly SeededProfile[] = [
+  { name: 'default', maxOutputTokens: 4096, fallback: 'fallback' },
+  { name: 'fallback', maxOutputTokens: 1024 },
+];
