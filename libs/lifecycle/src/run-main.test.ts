@@ -57,7 +57,9 @@ describe('a process', () => {
     const { child, says } = start('writes to a reader that went away');
     await says('more');
     const exited = new Promise<number | null>((resolve) => child.once('exit', resolve));
+    const unread = new Promise((resolve) => child.stderr?.once('data', resolve));
     child.stdout?.destroy();
+    await unread;
     // Without the guard the first failed write began a loop of uncaught exceptions that no signal could end.
     child.kill('SIGTERM');
     expect(await exited).toBe(0);

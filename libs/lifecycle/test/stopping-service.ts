@@ -46,7 +46,7 @@ const behaviours = {
   async 'writes to a reader that went away'(lifecycle) {
     lifecycle.onStop({ name: 'pool', phase: 'pools', run: () => undefined });
     // As the terminal log of dev/ does: an error event of stdout must not end up in the handler that writes again.
-    const write = () => process.stdout.write('more\n');
+    const write = () => process.stdout.write('more\n', (error) => error && process.stderr.write('unread\n'));
     lifecycle.configure({
       drainDelayMs: 0,
       stopTimeoutMs: 5_000,
