@@ -1,4 +1,5 @@
 import { type FaultProxy, startFaultProxy } from '@signalbox/testkit/fault-proxy';
+import { spawnService } from '@signalbox/testkit/service';
 import { sleep, waitFor } from '@signalbox/testkit/wait';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type Harness, startHarness } from '../test/executor-harness.ts';
@@ -23,25 +24,6 @@ const running = (callId: string) =>
     (started) => started,
     { label: `${callId} started` },
   );
-
-test('after a crash an idempotent call runs again, any other is told as unknown', async () => {
-  await using first = await harness.start();
-  const again = await harness.ask({ tool: 'sleep' });
-  const once = await harness.ask({ tool: 'sleep_once' });
-  await Promise.all([running(again), running(once)]);
-  first.kill('SIGKILL');
-  await first.exited;
-  await using second = await harness.start();
-  expect(await harness.outcome(once)).toMatchObject({
-    outcome: 'unknown',
-    error_code: 'TOOL_OUTCOME_UNKNOWN',
-  });
-  expect(await harness.outcome(again)).toMatchObject({ outcome: 'wall_limit' });
-  await sleep(300);
-  expect(harness.outcomes(once)).toHaveLength(1);
-  expect(harness.outcomes(again)).toHaveLength(1);
-  expect(await second.stop()).toMatchObject({ code: 0 });
-}, 40_000);
 
 test('a stop waits for the call that runs, and leaves no process', async () => {
   const service = await harness.start();
@@ -85,4 +67,34 @@ test('routes answer at once while broker and database are black holes', async ()
   }
   await proxy.heal();
   await service.ready();
+}, 40_000);
+
+/*
+ * A's started records may be acknowledged and not yet deleted when it dies; B's outcome then waits behind them for the
+ * relay (DELIVERY 5), so the relay runs here. It is the last test: the dead member holds its partitions for 6 s.
+ */
+test('after a crash an idempotent call runs again, any other is told as unknown', async () => {
+  await using relay = await spawnService('outbox-sync', harness.env);
+  await using first = await harness.start();
+  const again = await harness.ask({ tool: 'sleep' });
+  const once = await harness.ask({ tool: 'sleep_once' });
+  await Promise.all([running(again), running(once)]);
+  first.kill('SIGKILL');
+  await first.exited;
+  await using second = await harness.start({}, { ready: false });
+  expect(await harness.outcome(once)).toMatchObject({
+    outcome: 'unknown',
+    error_code: 'TOOL_OUTCOME_UNKNOWN',
+  });
+  expect(await harness.outcome(again)).toMatchObject({ outcome: 'wall_limit' });
+  // B reads the requests again that A had not committed, and answers them from the stored outcomes.
+  await waitFor(
+    () => second.logs.some(({ event }) => event === 'consumer.assigned'),
+    (assigned) => assigned,
+  );
+  for (const callId of [once, again]) {
+    expect(new Set(harness.outcomes(callId).map((outcome) => JSON.stringify(outcome))).size).toBe(1);
+  }
+  expect(await second.stop()).toMatchObject({ code: 0 });
+  expect(await relay.stop()).toMatchObject({ code: 0 });
 }, 40_000);

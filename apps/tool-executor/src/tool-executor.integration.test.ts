@@ -67,8 +67,7 @@ describe('what is not run is answered all the same', () => {
 
   test('no such tool, or not in this release, or disabled', async () => {
     await harness.database.query(
-      `INSERT INTO tool_executor.tools (tenant, name, description, parameters, timeout_ms, enabled)
-       VALUES ('acme', 'not_here', '', '{}', 1000, true)`,
+      `INSERT INTO tool_executor.tools (tenant, name) VALUES ('acme', 'not_here')`,
     );
     await harness.database.query(`UPDATE tool_executor.tools SET enabled = false WHERE name = 'progress'`);
     for (const tool of ['nothing', 'not_here', 'progress']) {
@@ -147,15 +146,17 @@ test('a request that comes again is answered from its outcome, not run', async (
 test('the catalog is published once, and again when an entry changes', async () => {
   const published = () => harness.catalog().filter(({ name }) => name === 'echo');
   await waitFor(published, (entries) => entries.length === 1);
-  expect(published()[0]).toMatchObject({ name: 'echo', idempotent: true, enabled: true, version: 1 });
+  expect(published()[0]).toMatchObject({ name: 'echo', idempotent: true, enabled: true, version: 2 });
   expect(published()[0]?.parameters).toMatchObject({ required: ['text'] });
   await harness.database.query(
     `UPDATE tool_executor.tools SET description = 'Says it again.' WHERE name = 'echo'`,
   );
   await waitFor(published, (entries) => entries.length === 2, { label: 'the changed entry' });
-  expect(published()[1]).toMatchObject({ version: 2, description: 'Says it again.' });
-  const rest = harness.catalog().filter(({ name }) => name === 'spin');
-  expect(rest).toHaveLength(1);
+  expect(published()[1]).toMatchObject({ version: 3, description: 'Says it again.' });
+  await harness.database.query(`INSERT INTO tool_executor.tools (tenant, name) VALUES ('globex', 'echo')`);
+  await waitFor(published, (entries) => entries.length === 3, { label: 'the entry of another tenant' });
+  expect(harness.catalog().filter(({ name }) => name === 'spin')).toHaveLength(1);
+  expect(harness.catalog().filter(({ name }) => name === 'not_here')).toEqual([]);
 });
 
 test('health tells of the pool, and row level security shows no tenant to nobody', async () => {

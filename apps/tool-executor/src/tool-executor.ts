@@ -74,6 +74,7 @@ export async function toolExecutor(lifecycle: Lifecycle, toolsModule: string): P
   });
   lifecycle.onStop({ name: 'sandbox', phase: 'clients', run: () => pool.close() });
 
+  const tools = await readToolsModule(toolsModule);
   const { outbox } = messaging;
   const store = callStore(database, outbox);
   const worker = startWorker({
@@ -84,7 +85,7 @@ export async function toolExecutor(lifecycle: Lifecycle, toolsModule: string): P
       pool,
       findTool: toolLookup(database),
       checkArguments: argumentsChecker(),
-      implemented: new Set((await readToolsModule(toolsModule)).map(({ name }) => name)),
+      implemented: new Set(tools.map(({ name }) => name)),
       limits: settings,
     }),
     database,
@@ -134,6 +135,6 @@ export async function toolExecutor(lifecycle: Lifecycle, toolsModule: string): P
     handler: takeRequests(worker, store),
     onCommitted: () => worker.wake(),
   });
-  lifecycle.background('catalog', (signal) => keepPublishing(database, outbox, log, signal));
+  lifecycle.background('catalog', (signal) => keepPublishing({ database, outbox, tools, log }, signal));
   service.started({ port: portOf(server) });
 }

@@ -1,4 +1,4 @@
-import type { Database } from '@signalbox/postgres/database';
+import type { Queryable } from '@signalbox/postgres/database';
 
 /** A tool of a tenant as calls of it need it. */
 export interface TenantTool {
@@ -28,7 +28,7 @@ const keptMs = 2_000;
 const maxKept = 1_000;
 
 /** Reads tools from the table and keeps each for two seconds, 1 000 at most: a change is in force that soon. */
-export function toolLookup(database: Database, now: () => number = () => performance.now()): FindTool {
+export function toolLookup(database: Queryable, now: () => number = () => performance.now()): FindTool {
   const kept = new Map<string, { tool: TenantTool | undefined; until: number }>();
   return async (tenant, name) => {
     const key = `${tenant} ${name}`;

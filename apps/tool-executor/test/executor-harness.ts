@@ -35,12 +35,8 @@ export async function startHarness(tools: readonly Tool[]) {
   const database = await createTestDatabase();
   const topics = ownTopics();
   await topics.create('tool.requests', 'tool.results', 'tool.catalog');
-  for (const { name, description, parameters, idempotent } of tools) {
-    await database.query(
-      `INSERT INTO tool_executor.tools (tenant, name, description, parameters, idempotent, timeout_ms)
-       VALUES ($1, $2, $3, $4, $5, 3000)`,
-      [tenant, name, description, JSON.stringify(parameters), idempotent],
-    );
+  for (const { name } of tools) {
+    await database.query('INSERT INTO tool_executor.tools (tenant, name) VALUES ($1, $2)', [tenant, name]);
   }
   const env = {
     KAFKA_BOOTSTRAP_SERVERS: testInfra().kafka,
@@ -149,13 +145,15 @@ export async function startHarness(tools: readonly Tool[]) {
     catalog: (): ToolCatalogued[] =>
       catalog.flatMap(({ value }) => readValue('tool.catalog', 'tool.catalogued', value) ?? []),
     /** Starts the service with the tools that reach the limits. */
-    async start(more: Record<string, string> = {}): Promise<SpawnedService> {
+    async start(more: Record<string, string> = {}, { ready = true } = {}): Promise<SpawnedService> {
       const service = await spawnService(
         'tool-executor',
         { ...env, ...more },
         { entry: new URL('./main-with-limit-tools.ts', import.meta.url) },
       );
-      await service.ready();
+      if (ready) {
+        await service.ready();
+      }
       return service;
     },
     async close(): Promise<void> {
