@@ -1,13 +1,16 @@
 import { seededTenants } from './seed-data.ts';
-import type { Given } from './stack-settings.ts';
+import { type Given, givesModel } from './stack-settings.ts';
 import type { StackState } from './state-file.ts';
 
 function modelLines(state: StackState, given: Given): string[] {
-  if (given.modelBaseUrl !== undefined) return [`  model     ${given.modelBaseUrl}`];
+  if (givesModel(given))
+    return [
+      `  model     ${given.modelBaseUrl ?? `${given.modelProvider ?? 'openai'}, at its public address`}`,
+    ];
   return [
     `  model     a stand-in at ${state.model?.url}: it answers by rules (dev/simulators/model/README.md)`,
-    '            for a real one, OpenAI-compatible or Anthropic:',
-    '            MODEL_BASE_URL=https://api.openai.com/v1 MODEL_API_KEY=<key> MODEL_NAME=<model> npm start',
+    '            a real one: MODEL_BASE_URL=https://api.openai.com/v1 MODEL_API_KEY=<key> MODEL_NAME=<model> npm start',
+    '                    or: MODEL_PROVIDER=anthropic MODEL_API_KEY=<key> MODEL_NAME=<model> npm start',
   ];
 }
 

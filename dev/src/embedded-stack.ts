@@ -16,7 +16,7 @@ import {
 } from './parts.ts';
 import { pickPort } from './ports.ts';
 import type { Progress } from './progress.ts';
-import type { Given, StackArguments } from './stack-settings.ts';
+import { type Given, givesModel, type StackArguments } from './stack-settings.ts';
 import { readServices, removeState, type Service, type StackState, writeState } from './state-file.ts';
 
 export interface EmbeddedStack {
@@ -128,7 +128,7 @@ export async function startEmbeddedStack(options: EmbeddedStackOptions): Promise
     signal: lifecycle.stopEvent,
     onChange: update,
   });
-  if (state.model === undefined) {
+  if (!givesModel(given)) {
     const simulator = await startModelSimulator({ port: await pickPort(ports.model ?? usualPorts.model) });
     state.model = { url: simulator.url };
     lifecycle.onStop({ name: 'stand-in model', phase: 'clients', run: () => simulator.close() });

@@ -11,6 +11,9 @@ export const seededTenants: readonly SeededTenant[] = [
   { tenant: 'globex', name: 'Globex', key: 'sk_dev_globex000001_for-development-only-not-a-secret' },
 ];
 
+/** Tools of the release that each tenant may call. What they are and take, tool-executor knows and publishes. */
+export const seededTools: readonly string[] = ['echo', 'timestamp', 'calculator'];
+
 export interface SeededPersona {
   readonly personaId: string;
   readonly systemPrompt: string;
@@ -24,7 +27,7 @@ export const seededPersonas: readonly SeededPersona[] = [
     systemPrompt:
       'You are a helpful assistant. Be brief and exact. Use the calculator for arithmetic and the timestamp tool for the time instead of guessing.',
     modelProfile: 'default',
-    tools: ['echo', 'timestamp', 'calculator'],
+    tools: seededTools,
   },
   {
     personaId: 'plain',

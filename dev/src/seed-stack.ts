@@ -2,7 +2,13 @@ import { createKey, createTenant } from '@signalbox/identity/create-key';
 import { openDatabase, type Transaction } from '@signalbox/postgres/database';
 import { silentLog, silentMetrics } from '@signalbox/telemetry/silent';
 import type { Progress } from './progress.ts';
-import { type SeededTenant, seededPersonas, seededProfiles, seededTenants } from './seed-data.ts';
+import {
+  type SeededTenant,
+  seededPersonas,
+  seededProfiles,
+  seededTenants,
+  seededTools,
+} from './seed-data.ts';
 
 async function seedPersonas(tx: Transaction, tenant: string): Promise<number> {
   let made = 0;
@@ -34,17 +40,27 @@ async function seedProfiles(tx: Transaction, tenant: string): Promise<number> {
   return made;
 }
 
+/** By name alone: tool-executor fills in what its release says of them, and publishes them. */
+async function seedTools(tx: Transaction, tenant: string): Promise<number> {
+  const rows = await tx.query(
+    `INSERT INTO tool_executor.tools (tenant, name) SELECT $1, unnest($2::text[]) ON CONFLICT DO NOTHING RETURNING name`,
+    [tenant, seededTools],
+  );
+  return rows.length;
+}
+
 async function seedTenant(tx: Transaction, { tenant, name, key }: SeededTenant): Promise<number> {
   const tenantMade = await createTenant(tx, tenant, name);
   const keyMade = await createKey(tx, { tenant, text: key, name: 'development' });
   const personas = await seedPersonas(tx, tenant);
   const profiles = await seedProfiles(tx, tenant);
-  return Number(tenantMade) + Number(keyMade) + personas + profiles;
+  const tools = await seedTools(tx, tenant);
+  return Number(tenantMade) + Number(keyMade) + personas + profiles + tools;
 }
 
 /**
- * Writes the development tenants, keys, personas and model profiles that are missing; what is there stays as it is, also
- * when it was changed. Runs as the owner, after the migrations. Resolves with the number of rows written.
+ * Writes the development tenants, keys, personas, model profiles and tools that are missing; what is there stays as it
+ * is, also when it was changed. Runs as the owner, after the migrations. Resolves with the number of rows written.
  */
 export async function seedStack(ownerUrl: string, progress: Progress): Promise<number> {
   const database = openDatabase({

@@ -15,6 +15,8 @@ const shape = {
   redisUrl: address('REDIS_URL', 'A cache to use instead of the embedded one.'),
   otlpEndpoint: address('OTEL_EXPORTER_OTLP_ENDPOINT', 'A collector to use instead of the embedded Zipkin.'),
   modelBaseUrl: address('MODEL_BASE_URL', 'A model to use instead of the stand-in.'),
+  modelProvider: address('MODEL_PROVIDER', 'API of that model; openai where none is given.'),
+  modelApiKey: address('MODEL_API_KEY', 'Key of that model.'),
   host: address('HOST', 'Address that the services listen on; loopback here.'),
   logLevel: address('LOG_LEVEL', 'Least level that the services write; INFO here.'),
   databasePoolSize: address('DATABASE_POOL_SIZE', 'Connections a service keeps; 4 here.'),
@@ -23,6 +25,11 @@ const shape = {
 
 /** A setting that was given, or undefined. */
 export type Given = { readonly [name in keyof typeof shape]: string | undefined };
+
+/** Whether a real model was named; without an address it is at its provider's public one. */
+export function givesModel({ modelBaseUrl, modelProvider, modelApiKey }: Given): boolean {
+  return modelBaseUrl !== undefined || modelProvider !== undefined || modelApiKey !== undefined;
+}
 
 /** Addresses from the environment or .env, for parts that are then not started. The own state file does not count. */
 export function loadGiven(): Given {
