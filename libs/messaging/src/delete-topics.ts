@@ -1,6 +1,6 @@
 import { fault } from '@signalbox/faults/fault';
 import type { Logger } from '@signalbox/telemetry/telemetry';
-import { createKafka, singleTry } from './kafka-client.ts';
+import { createKafka, fewTries } from './kafka-client.ts';
 import type { KafkaSettings } from './messaging-settings.ts';
 
 /**
@@ -16,7 +16,7 @@ export async function deleteTopics({
 }): Promise<string[]> {
   const prefix = settings.kafkaTopicPrefix;
   if (prefix === '') throw fault('CONFIG_INVALID', 'topics are deleted under a prefix only');
-  const admin = createKafka(settings, 'signalbox-topics', log, singleTry).admin();
+  const admin = createKafka(settings, 'signalbox-topics', log, fewTries).admin();
   try {
     await admin.connect();
     const topics = (await admin.listTopics()).filter((name) => name.startsWith(prefix));

@@ -281,7 +281,7 @@ export class FastPath {
             producer.enqueue(sending);
           }),
       );
-      const timer = AbortSignal.timeout(Math.max(end - performance.now(), 1));
+      const timer = AbortSignal.timeout(Math.max(Math.ceil(end - performance.now()), 1));
       const late = new Promise<'late'>((resolve) =>
         timer.addEventListener('abort', () => resolve('late'), { once: true }),
       );

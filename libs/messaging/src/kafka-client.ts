@@ -19,6 +19,9 @@ export const patientRetry: RetryOptions = {
 /** One try: the caller decides about the next one. */
 export const singleTry: RetryOptions = { initialRetryTime: 50, maxRetryTime: 250, retries: 0 };
 
+/** For an admin that asks a few questions and goes: its first one may meet a pool without brokers yet. */
+export const fewTries: RetryOptions = { initialRetryTime: 50, maxRetryTime: 250, retries: 5 };
+
 /**
  * A kafkajs client. Each producer, consumer and admin gets one of its own: consumers of one client share a cache of
  * committed offsets by group id, which then outlives a rebuilt consumer.

@@ -253,7 +253,7 @@ export function openMessaging(options: MessagingOptions): Messaging {
     outboxDetail() {
       const load = outbox.load;
       return {
-        status: outbox.full || producer.failingSince !== undefined ? 'degraded' : 'ok',
+        status: outbox.full || producer.failingForMs > 0 ? 'degraded' : 'ok',
         pending: load?.pending,
         oldest_seconds: load?.oldestSeconds,
         unsent_here: fastPath.outstanding,

@@ -1,6 +1,6 @@
 import type { Logger } from '@signalbox/telemetry/telemetry';
 import { withoutTrace } from '@signalbox/telemetry/trace';
-import { createKafka, singleTry } from './kafka-client.ts';
+import { createKafka, fewTries } from './kafka-client.ts';
 import type { KafkaSettings } from './messaging-settings.ts';
 
 /** The first offset at or after a time in every partition; the end where nothing is that young. */
@@ -10,7 +10,7 @@ export async function offsetsAtTime(
   timestampMs: number,
   log: Logger,
 ): Promise<ReadonlyMap<number, bigint>> {
-  const admin = createKafka(settings, 'signalbox-offsets', log, singleTry).admin();
+  const admin = createKafka(settings, 'signalbox-offsets', log, fewTries).admin();
   return withoutTrace(async () => {
     try {
       await admin.connect();

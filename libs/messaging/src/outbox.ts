@@ -79,8 +79,7 @@ export function createOutbox(options: OutboxOptions): Outbox & { close(): void }
 
   return {
     get writer() {
-      const since = producer.failingSince;
-      return since !== undefined && Date.now() - since > maxAgeMs ? null : instanceId;
+      return producer.failingForMs > maxAgeMs ? null : instanceId;
     },
     async put(tx, messages) {
       if (messages.length === 0) return;

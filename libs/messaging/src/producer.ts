@@ -27,8 +27,11 @@ export interface Producer {
   enqueue(sending: Sending): void;
   /** Records that wait or are on their way. */
   readonly queued: number;
-  /** When the oldest try that is still failing began; undefined while sends succeed. */
-  readonly failingSince: number | undefined;
+  /**
+   * Since when sends have failed without a success between, in milliseconds; 0 while they succeed, and again a second
+   * after the last failure when nothing is being tried: whoever asks may then try.
+   */
+  readonly failingForMs: number;
   /** Resolves when nothing is queued any more, or at the signal. */
   idle(signal: AbortSignal): Promise<void>;
   /** Stops trying. What is still queued is neither sent nor refused. */
@@ -37,6 +40,7 @@ export interface Producer {
 
 const firstRetryMs = 20;
 const maxRetryMs = 250;
+const idleFailureMs = 1_000;
 
 /**
  * One queue, one sendBatch in flight, and a failed batch is tried again before anything later: order by key comes from
@@ -49,7 +53,7 @@ export function createProducer(client: ProducerClient, log: Logger): Producer {
   const idleWaiters = new Set<() => void>();
   let inFlight = 0;
   let pumping = false;
-  let failingSince: number | undefined;
+  let failing: { readonly since: number; last: number } | undefined;
   let closed: Promise<void> | undefined;
 
   function place(sending: Sending): PlacedRecord {
@@ -70,7 +74,7 @@ export function createProducer(client: ProducerClient, log: Logger): Producer {
       if (live.length === 0) return;
       try {
         const receipts = await client.send(live.map(place));
-        failingSince = undefined;
+        failing = undefined;
         live.forEach((sending, i) => {
           const receipt = receipts[i];
           if (receipt !== undefined && !sending.withdrawn) tell(() => sending.sent(receipt));
@@ -78,7 +82,7 @@ export function createProducer(client: ProducerClient, log: Logger): Producer {
         return;
       } catch (error) {
         if (judgeSend(error) === 'refused') return await isolate(live, error);
-        failingSince ??= Date.now();
+        failing = { since: failing?.since ?? performance.now(), last: performance.now() };
         if (tries === 0) log.warning('producer.retrying', { error, records: live.length });
         await pause(Math.min(firstRetryMs * 2 ** Math.min(tries, 8), maxRetryMs), closing.signal);
       }
@@ -141,8 +145,11 @@ export function createProducer(client: ProducerClient, log: Logger): Producer {
     get queued() {
       return queue.length + inFlight;
     },
-    get failingSince() {
-      return failingSince;
+    get failingForMs() {
+      if (failing === undefined) return 0;
+      const now = performance.now();
+      const idle = !pumping && queue.length === 0 && now - failing.last > idleFailureMs;
+      return idle ? 0 : now - failing.since;
     },
     async idle(signal) {
       while ((pumping || queue.length > 0) && !signal.aborted && !closing.signal.aborted) {

@@ -14,7 +14,7 @@ import { testInfra } from '@signalbox/testkit/infra';
 import { type OwnTopics, ownTopics } from '@signalbox/testkit/topics';
 import type { Kafka } from 'kafkajs';
 import type { BusClient } from '../src/bus-client.ts';
-import { createKafka, singleTry } from '../src/kafka-client.ts';
+import { createKafka, fewTries } from '../src/kafka-client.ts';
 import { type Messaging, type MessagingSettings, openMessaging } from '../src/messaging.ts';
 import type { OutgoingMessage } from '../src/outgoing.ts';
 
@@ -134,7 +134,7 @@ export class Stack {
   }
 
   kafka(): Kafka {
-    return createKafka(this.settings(), 'messaging-test', silentLog, singleTry);
+    return createKafka(this.settings(), 'messaging-test', silentLog, fewTries);
   }
 
   /** Everything that is in the topic now, in offset order within each partition. */

@@ -1,0 +1,13 @@
+import { expect, it } from 'vitest';
+import { judgeMember } from './watchdog.ts';
+
+it('is silent when either the last fetch or the last heartbeat is older than 1.5 session timeouts', () => {
+  const at = (fetchAge: number, heartbeatAge: number) =>
+    judgeMember({
+      now: 100_000,
+      lastFetchAt: 100_000 - fetchAge,
+      lastHeartbeatAt: 100_000 - heartbeatAge,
+      sessionTimeoutMs: 6_000,
+    }).verdict;
+  expect([at(0, 0), at(9_000, 9_000), at(9_001, 0), at(0, 9_001)]).toEqual(['ok', 'ok', 'silent', 'silent']);
+});
