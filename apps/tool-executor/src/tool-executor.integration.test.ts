@@ -143,6 +143,22 @@ test('a request that comes again is answered from its outcome, not run', async (
   expect(two?.headers.reply_to).toBe('gateway');
 });
 
+test('a row that this release cannot read ends as failed and holds nobody up', async () => {
+  const id = newId();
+  await harness.database.query('SELECT tool_executor.work_enqueue($1)', [
+    JSON.stringify([{ tenant: 'acme', id, key: 'strange', payload: { from: 'elsewhere' } }]),
+  ]);
+  const [row] = await waitFor(
+    () =>
+      harness.database.query<{ state: string; attempt: number }>(
+        'SELECT state, attempt FROM tool_executor.calls WHERE id = $1',
+        [id],
+      ),
+    ([found]) => found?.state === 'failed',
+  );
+  expect(row?.attempt).toBe(1);
+});
+
 test('the catalog is published once, and again when an entry changes', async () => {
   const published = () => harness.catalog().filter(({ name }) => name === 'echo');
   await waitFor(published, (entries) => entries.length === 1);

@@ -10,6 +10,7 @@ import { createBoard } from '@signalbox/readiness/board';
 import { diskProbe } from '@signalbox/readiness/disk-probe';
 import { superviseService } from '@signalbox/telemetry/service';
 import { startTelemetry } from '@signalbox/telemetry/telemetry';
+import { workQueue } from '@signalbox/work/queue';
 import { startWorker } from '@signalbox/work/worker';
 import { payloadFormats } from './call-payload.ts';
 import { callStore } from './call-store.ts';
@@ -77,9 +78,11 @@ export async function toolExecutor(lifecycle: Lifecycle, toolsModule: string): P
   const tools = await readToolsModule(toolsModule);
   const { outbox } = messaging;
   const store = callStore(database, outbox);
+  const queue = workQueue(database, 'tool_executor');
   const worker = startWorker({
     ...workCalls({
       store,
+      fail: (item, lease, why) => queue.finish(database, item, lease, 'failed', why),
       log,
       metrics,
       pool,

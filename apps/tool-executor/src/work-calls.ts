@@ -11,6 +11,8 @@ import { type RunCallParts, runCall } from './run-call.ts';
 
 export interface WorkCallsParts extends RunCallParts {
   readonly store: CallStore;
+  /** Ends an item that cannot even be answered. */
+  readonly fail: (item: WorkItem, lease: Lease, why: string) => Promise<unknown>;
   readonly log: Logger;
   readonly metrics: Metrics;
 }
@@ -70,11 +72,18 @@ export function workCalls(parts: WorkCallsParts): CallWork {
     await finish(item, lease, payload, outcome);
   }
 
+  /** Nobody can be answered: who asked is not known. It is seen in the log and on its row. */
+  async function failUnread(item: WorkItem, lease: Lease): Promise<void> {
+    log.error('tool.call_not_read', { itemId: item.id, format: item.format });
+    await parts.fail(item, lease, 'the payload is not one that this release reads');
+  }
+
   return {
-    run(item, lease) {
+    async run(item, lease) {
       const payload = readPayload(item);
       if (payload === undefined) {
-        throw new Error(`the payload of call ${item.key} is not one that this release reads`);
+        await failUnread(item, lease);
+        return;
       }
       const { request } = payload;
       const context = { requestId: payload.request_id, tenantId: item.tenant, sessionId: request.session_id };
@@ -87,7 +96,7 @@ export function workCalls(parts: WorkCallsParts): CallWork {
         [attribute.callId]: request.call_id,
         [attribute.attempt]: item.attempt,
       };
-      return runWithContext(context, () =>
+      await runWithContext(context, () =>
         withSpan(`tool ${request.tool}`, { attributes, parent: item.traceparent }, (span) =>
           runItem(item, lease, payload, span),
         ),
@@ -96,7 +105,8 @@ export function workCalls(parts: WorkCallsParts): CallWork {
     async giveUp(item, lease, error) {
       const payload = readPayload(item);
       if (payload === undefined) {
-        throw error;
+        await failUnread(item, lease);
+        return;
       }
       const { code, message } = asFault(error);
       const outcome = outcomeValue(payload.request, {
