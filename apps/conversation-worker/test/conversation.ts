@@ -56,6 +56,7 @@ export class Conversation implements AsyncDisposable {
   readonly outbound: OutboundEvent[] = [];
   readonly requests: ToolCall[] = [];
   readonly #prefix: string;
+  #groups = 0;
   readonly #messaging: Messaging;
   readonly #model: LaunchedService;
   readonly #modelUrl: string;
@@ -131,11 +132,16 @@ export class Conversation implements AsyncDisposable {
     return conversation;
   }
 
-  /** A worker process of its own on these parts. */
+  /** A worker process of its own on these parts, ready. */
   async worker(env: Record<string, string> = {}): Promise<SpawnedService> {
-    const worker = await spawnService('conversation-worker', this.environment(env));
+    const worker = await this.spawn(env);
     await worker.ready();
     return worker;
+  }
+
+  /** The same without waiting for its consumers: taking a turn over needs the database alone. */
+  spawn(env: Record<string, string> = {}): Promise<SpawnedService> {
+    return spawnService('conversation-worker', this.environment(env));
   }
 
   environment(env: Record<string, string> = {}): Record<string, string> {
@@ -144,7 +150,9 @@ export class Conversation implements AsyncDisposable {
       DATABASE_POOL_SIZE: '4',
       KAFKA_BOOTSTRAP_SERVERS: testInfra().kafka,
       KAFKA_TOPIC_PREFIX: this.#prefix,
-      KAFKA_GROUP_ID: `${this.#prefix}workers`,
+      // Of its own, so that nobody waits until the broker has given up a killed member. Each group reads every message,
+      // and the turns' own rows know the repeats.
+      KAFKA_GROUP_ID: `${this.#prefix}${++this.#groups}`,
       MODEL_BASE_URL: this.#modelUrl,
       MODEL_NAME: 'test-model',
       TURN_LEASE_MS: '2000',
@@ -312,7 +320,7 @@ function outboundEvent({ eventType, offset, key, headers, value }: IntakeRecord)
 
 /**
  * What a client has at the end of a turn when it follows the rules: events of attempts lower than the highest seen are
- * dropped, turn.resumed cuts, and each delta begins where the text ends. Throws where the stream breaks them.
+ * dropped, repeats too, turn.resumed cuts, and each delta begins where the text ends. Throws where the stream breaks them.
  */
 export function readAsClient(events: readonly OutboundEvent[]): {
   text: string;
@@ -323,7 +331,11 @@ export function readAsClient(events: readonly OutboundEvent[]): {
   let text = '';
   let thinking = '';
   const types: string[] = [];
-  for (const { type, value } of events) {
+  const seen = new Set<string>();
+  for (const { type, value, headers } of events) {
+    // A repeat on the wire (an adopted row that its writer had sent already) has the same event id.
+    if (headers.event_id !== undefined && seen.has(headers.event_id)) continue;
+    if (headers.event_id !== undefined) seen.add(headers.event_id);
     if (value.attempt < attempt) continue;
     if (value.attempt > attempt && type !== 'turn.resumed')
       throw new Error(`${type} of ${value.attempt} without turn.resumed`);
