@@ -53,7 +53,7 @@ export function createReadStream(options: ReadStreamOptions): ReadStream {
   return async (session, after) => {
     const look = await streams.look(session, after, pageEntries);
     if (look.boot !== bootReady) return { state: 'rebuilding' };
-    const more = look.entries.length === pageEntries;
+    const { more } = look;
     const gap = gapIn(look, after);
     if (gap === undefined) return { state: 'read', entries: look.entries, more };
     onRefill();

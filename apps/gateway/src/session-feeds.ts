@@ -13,6 +13,8 @@ export interface EntrySink {
   send(entry: StreamEntry): boolean;
   /** Resolves when what was sent has left, or the sink has ended. */
   drained(): Promise<void>;
+  /** What was sent and waits for the network. */
+  readonly bufferedBytes: number;
   readonly closed: AbortSignal;
 }
 
@@ -49,6 +51,11 @@ interface Feed {
   pumping: boolean;
   subscription: Promise<Subscription> | undefined;
 }
+
+/** A sink with so much on its way to the network gets nothing more until that has left. */
+const fullBytes = 262_144;
+/** A socket that is closing takes nothing and has nothing to drain: looking at it must not hold the process. */
+const fullPauseMs = 5;
 
 /**
  * One feed for each session that somebody follows here, however many follow it: one channel, one read a wake-up.
@@ -106,12 +113,14 @@ export function createSessionFeeds(options: SessionFeedOptions): SessionFeeds {
     return feed.subscription;
   }
 
-  function send(follower: Follower, entries: readonly StreamEntry[]): void {
+  /** False when the sink is full or has ended: what is left of the entries was not sent. */
+  function send(follower: Follower, entries: readonly StreamEntry[]): boolean {
     for (const entry of entries) {
       if (comparePositions(entry.at, follower.cursor) <= 0) continue;
-      if (!follower.sink.send(entry)) return;
+      if (follower.sink.bufferedBytes > fullBytes || !follower.sink.send(entry)) return false;
       follower.cursor = entry.at;
     }
+    return true;
   }
 
   async function catchUp(feed: Feed, follower: Follower): Promise<void> {
@@ -125,8 +134,11 @@ export function createSessionFeeds(options: SessionFeedOptions): SessionFeeds {
           await pause(retryMs, closed);
           continue;
         }
-        send(follower, page.entries);
-        await follower.sink.drained();
+        while (!send(follower, page.entries)) {
+          if (closed.aborted) return;
+          await follower.sink.drained();
+          await pause(fullPauseMs, closed);
+        }
         if (closed.aborted || page.more || feed.wakes !== wakes) continue;
         if (feed.head !== undefined && comparePositions(follower.cursor, feed.head) < 0) continue;
         feed.head ??= follower.cursor;
@@ -152,13 +164,14 @@ export function createSessionFeeds(options: SessionFeedOptions): SessionFeeds {
           continue;
         }
         for (const follower of [...feed.live]) {
-          if (comparePositions(follower.cursor, head) >= 0) send(follower, page.entries);
-          else {
-            // It came after everybody of this head had left: what lies before the page is not with it.
-            feed.live.delete(follower);
-            void catchUp(feed, follower);
-          }
+          // One that came after everybody of this head had left does not have what lies before the page.
+          const hasAllBefore = comparePositions(follower.cursor, head) >= 0;
+          if (hasAllBefore && send(follower, page.entries)) continue;
+          // One that takes its time reads on at its own pace, so that nothing piles up for it here.
+          feed.live.delete(follower);
+          void catchUp(feed, follower);
         }
+        if (feed.live.size === 0) feed.head = undefined;
         const last = page.entries.at(-1);
         // Everybody may have left meanwhile, and somebody else come: the head is then that one's.
         if (feed.head === head && last !== undefined) feed.head = last.at;

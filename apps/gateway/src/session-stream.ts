@@ -27,6 +27,8 @@ export interface StreamLook {
   readonly entries: readonly StreamEntry[];
   /** The id before the first entry; undefined when that is not known. */
   readonly prev: string | undefined;
+  /** There may be entries behind these. */
+  readonly more: boolean;
 }
 
 export interface SessionStreams {
@@ -50,6 +52,9 @@ export interface SessionStreamOptions {
   readonly ttlSeconds: number;
   readonly maxEntries: number;
 }
+
+/** Of one look, about. */
+const maxLookBytes = 1_048_576;
 
 const partitions = topics['conversation.outbound'].partitions;
 
@@ -90,7 +95,7 @@ export function createSessionStreams({
       const partition = partitionOf(sessionKey(tenant, sessionId), partitions);
       const reply = await read(
         [keys.entries(tenant, sessionId), keys.state(tenant, sessionId), keys.boot, keys.reached],
-        [partition, formatStreamId(after), count],
+        [partition, formatStreamId(after), count, maxLookBytes],
       );
       return readLook(reply);
     },
@@ -113,7 +118,7 @@ export function createSessionStreams({
 
 function readLook(reply: unknown): StreamLook {
   if (!Array.isArray(reply)) throw unreadable();
-  const [boot, reached, last, raw]: unknown[] = reply;
+  const [boot, reached, last, raw, more]: unknown[] = reply;
   if (
     typeof boot !== 'string' ||
     typeof reached !== 'string' ||
@@ -129,7 +134,7 @@ function readLook(reply: unknown): StreamLook {
     if (entries.length === 0) prev = before === '' ? undefined : before;
     entries.push(entry);
   }
-  return { boot, reached: parseStreamId(reached), last: parseStreamId(last), entries, prev };
+  return { boot, reached: parseStreamId(reached), last: parseStreamId(last), entries, prev, more: more === 1 };
 }
 
 function readEntry(raw: unknown): { entry: StreamEntry; before: string } {

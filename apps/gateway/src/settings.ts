@@ -91,9 +91,9 @@ export const gatewaySettings = {
   }),
   streamMaxBufferedBytes: integer({
     env: 'STREAM_MAX_BUFFERED_BYTES',
-    doc: 'A reader that lets more than this wait for it is cut.',
-    default: 1_048_576,
-    min: 1_024,
+    doc: 'A reader that lets more than this wait for it is cut. Larger than any one event: about 1 MB, more when escaped.',
+    default: 8_388_608,
+    min: 1_048_576,
     max: 67_108_864,
   }),
   streamMaxStallMs: integer({

@@ -107,6 +107,9 @@ export function streamRoutes(server: HttpServer, options: StreamRouteOptions): v
       feeds.follow(session, after, {
         send: (entry) => stream.sendEncoded(asEvent(entry)),
         drained: () => stream.drained(),
+        get bufferedBytes() {
+          return stream.bufferedBytes;
+        },
         closed: stream.closed,
       });
     },
@@ -148,6 +151,9 @@ export function streamRoutes(server: HttpServer, options: StreamRouteOptions): v
       feeds.follow(beginning.session, beginning.after, {
         send: (entry) => stream.send(asMessage(entry)),
         drained: () => stream.drained(),
+        get bufferedBytes() {
+          return stream.bufferedBytes;
+        },
         closed: stream.closed,
       });
     },

@@ -125,8 +125,9 @@ return added
 /**
  * Reads a session's entries after a position, and what is needed to know whether they are all.
  *
- * Keys: entries, state, boot, reached. Arguments: partition, the id to read after, how many at most.
- * Answers {boot value or '', reached or '', last id or '', entries}, all of one instant.
+ * Keys: entries, state, boot, reached. Arguments: partition, the id to read after, how many and about how many bytes at
+ * most (a page of large entries must come within the command timeout).
+ * Answers {boot value or '', reached or '', last id or '', entries, 1 when there may be more}, all of one instant.
  */
 export const readScript = {
   keys: 4,
@@ -136,7 +137,23 @@ local reached = redis.call('HGET', KEYS[4], ARGV[1]) or ''
 local state = redis.call('HMGET', KEYS[2], 'epoch', 'position')
 local last = ''
 if state[1] then last = state[1] .. '-' .. state[2] end
-return { boot, reached, last, redis.call('XRANGE', KEYS[1], '(' .. ARGV[2], '+', 'COUNT', ARGV[3]) }
+local after, left, room = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local entries, more = {}, 1
+while left > 0 and room > 0 do
+  local want = math.min(left, 16)
+  local some = redis.call('XRANGE', KEYS[1], '(' .. after, '+', 'COUNT', want)
+  for _, entry in ipairs(some) do
+    entries[#entries + 1] = entry
+    after = entry[1]
+    for _, field in ipairs(entry[2]) do room = room - #field end
+  end
+  left = left - want
+  if #some < want then
+    more = 0
+    break
+  end
+end
+return { boot, reached, last, entries, more }
 `,
 } as const;
 
