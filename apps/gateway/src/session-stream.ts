@@ -134,7 +134,14 @@ function readLook(reply: unknown): StreamLook {
     if (entries.length === 0) prev = before === '' ? undefined : before;
     entries.push(entry);
   }
-  return { boot, reached: parseStreamId(reached), last: parseStreamId(last), entries, prev, more: more === 1 };
+  return {
+    boot,
+    reached: parseStreamId(reached),
+    last: parseStreamId(last),
+    entries,
+    prev,
+    more: more === 1,
+  };
 }
 
 function readEntry(raw: unknown): { entry: StreamEntry; before: string } {

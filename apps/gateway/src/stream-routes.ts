@@ -116,28 +116,29 @@ export function streamRoutes(server: HttpServer, options: StreamRouteOptions): v
   );
 
   /** Decided before the upgrade, so that a refusal is a reply with a status and not a closed socket. */
-  const beginnings = new WeakMap<FastifyRequest, { session: SessionRef; after: StreamPosition }>();
-  server.get(
-    '/v1/session/:id/ws',
-    {
-      websocket: true,
-      schema: {
-        ...documented,
-        operationId: 'streamSocket',
-        summary: 'WebSocket of a session',
-        description:
-          'Text messages {"id","event","data"}: the events of the event stream, resumed by last_event_id. What a client sends is ignored.',
-        response: { 101: { description: 'Upgraded.', type: 'null' } },
-      },
-      preHandler: async (request) => {
-        if (!request.ws) throw fault('MALFORMED_REQUEST', 'this path takes WebSocket upgrades only');
-        const session = sessionOf(request, request.params.id);
-        const after = await beginningOf(session, lastEventIdOf(request, request.query.last_event_id));
-        beginnings.set(request, { session, after });
-      },
+  const beginnings = new WeakMap<FastifyRequest['raw'], { session: SessionRef; after: StreamPosition }>();
+  // With `wsHandler` beside `handler` the route stays in the OpenAPI document, which `websocket: true` takes it out of.
+  server.route({
+    method: 'GET',
+    url: '/v1/session/:id/ws',
+    exposeHeadRoute: false,
+    schema: {
+      ...documented,
+      operationId: 'streamSocket',
+      summary: 'WebSocket of a session',
+      description:
+        'Text messages {"id","event","data"}: the events of the event stream, resumed by last_event_id. What a client sends is ignored.',
+      response: { 101: { description: 'Upgraded.', type: 'null' } },
     },
-    (socket, request) => {
-      const beginning = beginnings.get(request);
+    preHandler: async (request) => {
+      if (!request.ws) throw fault('MALFORMED_REQUEST', 'this path takes WebSocket upgrades only');
+      const session = sessionOf(request, request.params.id);
+      const after = await beginningOf(session, lastEventIdOf(request, request.query.last_event_id));
+      beginnings.set(request.raw, { session, after });
+    },
+    handler: () => undefined,
+    wsHandler: (socket, request) => {
+      const beginning = beginnings.get(request.raw);
       if (beginning === undefined) return socket.terminate();
       const stream = openSocketStream(socket, request, {
         pingMs: options.keepaliveMs,
@@ -157,7 +158,7 @@ export function streamRoutes(server: HttpServer, options: StreamRouteOptions): v
         closed: stream.closed,
       });
     },
-  );
+  });
 }
 
 /** The header wins: a client library sets it when it connects again with the address it began with. */

@@ -86,7 +86,11 @@ describe('accepted: unusual and right', () => {
     ['a surrogate pair', '{"message":"\\ud83d\\ude00"}', '😀'],
     ['depth 64', deep(63), 'x'],
     ['blanks around', ' \n{"message":"x"}\t', 'x'],
-    ['a text that looks like a command', '{"message":"\'; drop table gateway.messages; --"}', "'; drop table gateway.messages; --"],
+    [
+      'a text that looks like a command',
+      '{"message":"\'; drop table gateway.messages; --"}',
+      "'; drop table gateway.messages; --",
+    ],
     ['quotes, backslashes and braces', '{"message":"{\\"a\\\\\\":,}"}', '{"a\\":,}'],
     ['line separators', '{"message":"a\\u2028b\\r\\n\\u0001"}', 'a\u2028b\r\n\u0001'],
   ])('%s', async (_, raw, text) => {
@@ -101,12 +105,19 @@ describe('accepted: unusual and right', () => {
 });
 
 it('415: another type', async () => {
-  for (const type of ['text/plain', 'application/x-www-form-urlencoded', 'application/xml', 'application/json; charset=latin1']) {
+  for (const type of [
+    'text/plain',
+    'application/x-www-form-urlencoded',
+    'application/xml',
+    'application/json; charset=latin1',
+  ]) {
     const answer = await send('{"message":"x"}', { 'content-type': type });
     expect(answer).toMatchObject({ status: 415, body: { error_code: 'UNSUPPORTED_MEDIA_TYPE' } });
   }
   expect((await send('{"message":"x"}', { 'content-encoding': 'gzip' })).status).toBe(415);
-  expect((await send('{"message":"x"}', { 'content-type': 'application/json; charset=utf-8' })).status).toBe(202);
+  expect((await send('{"message":"x"}', { 'content-type': 'application/json; charset=utf-8' })).status).toBe(
+    202,
+  );
 });
 
 it('413: too large', async () => {
@@ -114,10 +125,17 @@ it('413: too large', async () => {
 });
 
 it('404: unknown session, whatever its form; unknown path', async () => {
-  const session = await call(gateway, path, { key: fixture.keys.acme, body: { message: 'x', session_id: newId() } });
+  const session = await call(gateway, path, {
+    key: fixture.keys.acme,
+    body: { message: 'x', session_id: newId() },
+  });
   expect(session.status).toBe(404);
   for (const id of [newId(), 'x', '%00', "1'--", newId().toUpperCase()]) {
-    for (const tail of [`/v1/session/${id}/events`, `/v1/sessions/${id}/events`, `/v1/sessions/${id}/history`]) {
+    for (const tail of [
+      `/v1/session/${id}/events`,
+      `/v1/sessions/${id}/events`,
+      `/v1/sessions/${id}/history`,
+    ]) {
       expect((await call(gateway, tail, { key: fixture.keys.acme })).status).toBe(404);
     }
   }

@@ -43,7 +43,10 @@ describe('problem replies', () => {
   });
 
   it('name each place that does not fit', async () => {
-    const { status, body } = await call(gateway, path, { key: acme, body: { message: 5, extra: 1, persona_id: '' } });
+    const { status, body } = await call(gateway, path, {
+      key: acme,
+      body: { message: 5, extra: 1, persona_id: '' },
+    });
     expect(status).toBe(422);
     expect(body).toMatchObject({ error_code: 'VALIDATION_ERROR' });
     const paths = (body.errors as { path: string; message: string }[]).map((error) => error.path);
@@ -98,7 +101,11 @@ describe('browsers', () => {
     const origin = 'https://app.example.com';
     const asked = await fetch(gateway.url + path, {
       method: 'OPTIONS',
-      headers: { origin, 'access-control-request-method': 'POST', 'access-control-request-headers': 'x-api-key' },
+      headers: {
+        origin,
+        'access-control-request-method': 'POST',
+        'access-control-request-headers': 'x-api-key',
+      },
     });
     expect(asked.status).toBe(204);
     expect(asked.headers.get('access-control-allow-origin')).toBe(origin);
@@ -128,7 +135,8 @@ it('limits a tenant, tells by headers how far it may go, and leaves the other al
   expect(first.headers.get('ratelimit-limit')).toBe('40');
   expect(Number(first.headers.get('ratelimit-remaining'))).toBeGreaterThan(0);
   let last = first;
-  for (let i = 0; i < 60 && last.status === 200; i += 1) last = await call(gateway, '/v1/sessions', { key: acme });
+  for (let i = 0; i < 60 && last.status === 200; i += 1)
+    last = await call(gateway, '/v1/sessions', { key: acme });
   expect(last).toMatchObject({ status: 429, body: { error_code: 'RATE_LIMITED' } });
   expect(Number(last.headers.get('retry-after'))).toBeGreaterThan(0);
   expect(last.headers.get('ratelimit-remaining')).toBe('0');

@@ -59,7 +59,11 @@ describe('health routes', () => {
     const names = ['auth_manager', 'breakers', 'database', 'disk', 'kafka', 'outbox', 'redis', 'worker_pool'];
     expect(Object.keys(body.checks).sort()).toEqual(names);
     for (const check of Object.values(body.checks)) {
-      expect(check).toMatchObject({ status: 'ok', latency_ms: expect.any(Number), age_ms: expect.any(Number) });
+      expect(check).toMatchObject({
+        status: 'ok',
+        latency_ms: expect.any(Number),
+        age_ms: expect.any(Number),
+      });
     }
     expect(body.checks.worker_pool).toMatchObject({ size: 2, busy: 0, queued: 0, failed_total: 0 });
     expect(body).toMatchObject({ version: expect.any(String), uptime_seconds: expect.any(Number) });
@@ -68,7 +72,12 @@ describe('health routes', () => {
   it('tells name, version and its metrics', async () => {
     expect(await call(gateway, '/version')).toMatchObject({
       status: 200,
-      body: { name: 'gateway', version: expect.any(String), commit: expect.any(String), node: process.version },
+      body: {
+        name: 'gateway',
+        version: expect.any(String),
+        commit: expect.any(String),
+        node: process.version,
+      },
     });
     const text = await (await fetch(`${gateway.url}/metrics`)).text();
     for (const name of [
@@ -91,10 +100,10 @@ describe('health routes', () => {
   });
 
   it('describes itself as OpenAPI 3.1 with these routes, and has a page', async () => {
-    const { body } = await call<{ openapi: string; paths: Record<string, Record<string, { responses: object }>> }>(
-      gateway,
-      '/openapi.json',
-    );
+    const { body } = await call<{
+      openapi: string;
+      paths: Record<string, Record<string, { responses: object }>>;
+    }>(gateway, '/openapi.json');
     expect(body.openapi).toBe('3.1.0');
     expect(Object.keys(body.paths)).toEqual(
       expect.arrayContaining([
@@ -109,7 +118,9 @@ describe('health routes', () => {
         '/health',
       ]),
     );
-    expect(Object.keys(body.paths['/ready']?.get?.responses ?? {})).toEqual(expect.arrayContaining(['200', '503']));
+    expect(Object.keys(body.paths['/ready']?.get?.responses ?? {})).toEqual(
+      expect.arrayContaining(['200', '503']),
+    );
     const page = await fetch(`${gateway.url}/docs/`);
     expect(page.status).toBe(200);
     expect(await page.text()).toContain('swagger-ui');
@@ -119,13 +130,19 @@ describe('health routes', () => {
 describe('with dependencies away', () => {
   it('goes on accepting without Kafka and Redis, ready for its grace and then not', async () => {
     await Promise.all([proxies.kafka.refuse(), proxies.redis.refuse()]);
-    await until('/health', ({ body }) => body.checks.kafka?.status === 'down' && body.checks.redis?.status === 'down');
+    await until(
+      '/health',
+      ({ body }) => body.checks.kafka?.status === 'down' && body.checks.redis?.status === 'down',
+    );
     const inGrace = await health('/ready');
     const accepted = await Promise.all(
       Array.from({ length: 20 }, () => post(gateway, fixture.keys.acme, { message: 'kept' })),
     );
     expect(accepted.map(({ status }) => status)).toEqual(Array(20).fill(202));
-    await until('/ready', ({ status, body }) => status === 503 && ['kafka', 'redis'].includes(body.reason ?? ''));
+    await until(
+      '/ready',
+      ({ status, body }) => status === 503 && ['kafka', 'redis'].includes(body.reason ?? ''),
+    );
     expect([200, 503]).toContain(inGrace.status);
     expect((await post(gateway, fixture.keys.acme, { message: 'kept' })).status).toBe(202);
     expect((await health('/healthz')).status).toBe(503);
@@ -148,7 +165,9 @@ describe('with dependencies away', () => {
     for (const proxy of Object.values(proxies)) proxy.blackhole();
     await until('/ready', ({ status, body }) => status === 503 && body.reason === 'database');
     // Requests that hang in the dead database must not get in the way of a probe.
-    const hanging = Array.from({ length: 50 }, () => post(gateway, fixture.keys.acme, { message: 'x' }).catch(() => undefined));
+    const hanging = Array.from({ length: 50 }, () =>
+      post(gateway, fixture.keys.acme, { message: 'x' }).catch(() => undefined),
+    );
     for (let round = 0; round < 20; round += 1) {
       for (const path of ['/live', '/ready', '/health', '/metrics']) {
         const { status, ms } = await timed(path);
@@ -179,21 +198,38 @@ describe('with dependencies away', () => {
 it('drains: 503 first, then the end, with one record for each step', async () => {
   const service = await fixture.start({ DRAIN_DELAY_MS: '600' });
   service.kill('SIGTERM');
-  const draining = await waitFor(() => call<Body>(service, '/ready'), ({ status }) => status === 503, { label: 'draining' });
+  const draining = await waitFor(
+    () => call<Body>(service, '/ready'),
+    ({ status }) => status === 503,
+    { label: 'draining' },
+  );
   expect(draining.body).toMatchObject({ status: 'draining', reason: 'draining' });
   expect((await post(service, fixture.keys.acme, { message: 'still served' })).status).toBe(202);
   expect(await service.exited).toMatchObject({ code: 0 });
   const events = service.logs.map(({ event }) => event);
-  for (const event of ['service.starting', 'config.validated', 'database.ready', 'service.started']) expect(events).toContain(event);
+  for (const event of ['service.starting', 'config.validated', 'database.ready', 'service.started'])
+    expect(events).toContain(event);
   const steps = service.logs.filter(({ event }) => event === 'shutdown.step').map(({ step }) => String(step));
   expect(events.at(-1)).toBe('service.stopped');
-  const order = ['consumer conversation.outbound', 'http streams', 'outbox', 'redis', 'database', 'http server'];
+  const order = [
+    'consumer conversation.outbound',
+    'http streams',
+    'outbox',
+    'redis',
+    'database',
+    'http server',
+  ];
   expect(steps.filter((step) => order.includes(step))).toEqual(order);
 });
 
 it('refuses a bad configuration with every mistake and exit 64', async () => {
   const { launchService } = await import('@signalbox/testkit/service');
-  const service = launchService('gateway', { ...fixture.env, PORT: 'x', STREAM_EPOCH: '0', CORS_ORIGINS: 'nope' });
+  const service = launchService('gateway', {
+    ...fixture.env,
+    PORT: 'x',
+    STREAM_EPOCH: '0',
+    CORS_ORIGINS: 'nope',
+  });
   expect(await service.exited).toMatchObject({ code: 64 });
   const said = service.noise.join('\n') + JSON.stringify(service.logs);
   for (const name of ['PORT', 'STREAM_EPOCH', 'CORS_ORIGINS']) expect(said).toContain(name);

@@ -32,24 +32,29 @@ async function outboxHeaders(eventId: string): Promise<Record<string, string>> {
   return row?.headers ?? {};
 }
 
-it.each(['abc', 'A.b_c-9', 'x'.repeat(128)])('keeps the sane request id %s, in reply, log and record', async (id) => {
-  const { headers, body } = await post(gateway, acme, { message: 'x' }, { 'x-request-id': id });
-  expect(headers.get('x-request-id')).toBe(id);
-  expect((await outboxHeaders(body.event_id))['x-request-id']).toBe(id);
-  const record = await gateway.log('http.request', (each) => each.request_id === id);
-  expect(record).toMatchObject({
-    tenant_id: 'acme',
-    session_id: body.session_id,
-    method: 'POST',
-    path: '/v1/session/message',
-    status: 202,
-    duration_ms: expect.any(Number),
-    service: 'gateway',
-  });
-});
+it.each(['abc', 'A.b_c-9', 'x'.repeat(128)])(
+  'keeps the sane request id %s, in reply, log and record',
+  async (id) => {
+    const { headers, body } = await post(gateway, acme, { message: 'x' }, { 'x-request-id': id });
+    expect(headers.get('x-request-id')).toBe(id);
+    expect((await outboxHeaders(body.event_id))['x-request-id']).toBe(id);
+    const record = await gateway.log('http.request', (each) => each.request_id === id);
+    expect(record).toMatchObject({
+      tenant_id: 'acme',
+      session_id: body.session_id,
+      method: 'POST',
+      path: '/v1/session/message',
+      status: 202,
+      duration_ms: expect.any(Number),
+      service: 'gateway',
+    });
+  },
+);
 
 it.each(['', 'a b', 'ü', 'x'.repeat(129), 'a"b', '../x'])('makes a new request id for %j', async (id) => {
-  const { headers } = await call(gateway, '/live', { headers: { 'x-request-id': encodeURI(id) === id ? id : 'a b' } });
+  const { headers } = await call(gateway, '/live', {
+    headers: { 'x-request-id': encodeURI(id) === id ? id : 'a b' },
+  });
   expect(headers.get('x-request-id')).toMatch(/^[0-9a-f-]{36}$/);
 });
 
@@ -81,23 +86,30 @@ it('continues a trace from outside into the record and its spans', async () => {
   expect(headers.span_id).toBe(span.spanId);
 });
 
-it.each(['', 'x', '00-0-0-0', `00-${'0'.repeat(32)}-00f067aa0ba902b7-01`, `ff-${'a'.repeat(32)}-00f067aa0ba902b7-01`])(
-  'begins a new trace for the traceparent %j',
-  async (traceparent) => {
-    const { status, body } = await post(gateway, acme, { message: 'x' }, { traceparent });
-    expect(status).toBe(202);
-    const { trace_id: traceId } = await outboxHeaders(body.event_id);
-    expect(traceId).toMatch(/^[0-9a-f]{32}$/);
-    expect(traceId).not.toMatch(/^(0+|a+)$/);
-  },
-);
+it.each([
+  '',
+  'x',
+  '00-0-0-0',
+  `00-${'0'.repeat(32)}-00f067aa0ba902b7-01`,
+  `ff-${'a'.repeat(32)}-00f067aa0ba902b7-01`,
+])('begins a new trace for the traceparent %j', async (traceparent) => {
+  const { status, body } = await post(gateway, acme, { message: 'x' }, { traceparent });
+  expect(status).toBe(202);
+  const { trace_id: traceId } = await outboxHeaders(body.event_id);
+  expect(traceId).toMatch(/^[0-9a-f]{32}$/);
+  expect(traceId).not.toMatch(/^(0+|a+)$/);
+});
 
 it('gives requests of one tick each their own trace', async () => {
   const traces = Array.from({ length: 20 }, () => newId().replaceAll('-', ''));
   const answers = await Promise.all(
-    traces.map((id) => post(gateway, acme, { message: 'x' }, { traceparent: `00-${id}-00f067aa0ba902b7-01` })),
+    traces.map((id) =>
+      post(gateway, acme, { message: 'x' }, { traceparent: `00-${id}-00f067aa0ba902b7-01` }),
+    ),
   );
-  const found = await Promise.all(answers.map(async ({ body }) => (await outboxHeaders(body.event_id)).trace_id));
+  const found = await Promise.all(
+    answers.map(async ({ body }) => (await outboxHeaders(body.event_id)).trace_id),
+  );
   expect(found).toEqual(traces);
 });
 

@@ -4,7 +4,14 @@ import type { SpawnedService } from '@signalbox/testkit/service';
 import type { SseEvent } from '@signalbox/testkit/sse';
 import { waitFor } from '@signalbox/testkit/wait';
 import { afterAll, beforeAll, beforeEach, expect, it } from 'vitest';
-import { finalEvent, follow, type GatewayFixture, gatewayFixture, post, turnEvents } from './gateway-fixture.ts';
+import {
+  finalEvent,
+  follow,
+  type GatewayFixture,
+  gatewayFixture,
+  post,
+  turnEvents,
+} from './gateway-fixture.ts';
 
 /** What streams make of a Redis that is away, slow or has lost its memory, and of entries that it no longer has. */
 
@@ -39,7 +46,12 @@ const ids = (events: readonly SseEvent[]) => events.map(({ id, raw }) => `${id} 
 const keys = (kind: string) => `${fixture.redisPrefix}stream:{acme:${sessionId}}:${kind}`;
 
 async function whole(lastEventId?: string): Promise<readonly SseEvent[]> {
-  await using stream = await follow(gateway, acme, sessionId, lastEventId === undefined ? {} : { lastEventId });
+  await using stream = await follow(
+    gateway,
+    acme,
+    sessionId,
+    lastEventId === undefined ? {} : { lastEventId },
+  );
   return [...(await stream.until(ended, 20_000))];
 }
 
@@ -77,8 +89,15 @@ it('fills from Postgres what the stream no longer has', async () => {
   // The delta before it is in no store any more, and the final carries the whole text.
   expect(after[0]?.id).toBe(final?.id);
   await using stream = await follow(gateway, acme, sessionId, { lastEventId: delta?.id ?? '' });
-  const rest = await stream.until((events) => events.filter(({ event }) => event === 'assistant.final').length === 2);
-  expect(rest.map(({ event }) => event)).toEqual(['assistant.final', 'turn.started', 'assistant.delta', 'assistant.final']);
+  const rest = await stream.until(
+    (events) => events.filter(({ event }) => event === 'assistant.final').length === 2,
+  );
+  expect(rest.map(({ event }) => event)).toEqual([
+    'assistant.final',
+    'turn.started',
+    'assistant.delta',
+    'assistant.final',
+  ]);
 });
 
 it('fills the gap of a trimmed stream between two entries', async () => {
@@ -112,21 +131,26 @@ it('finds the way back to the log when Redis hangs in the middle of a batch', as
   await stream.until((seen) => seen.length > 5);
   proxy.blackhole();
   await waitFor(
-    () => fixture.db.query('select from gateway.messages where turn_id = $1 and ended_at is not null', [turnId]),
+    () =>
+      fixture.db.query('select from gateway.messages where turn_id = $1 and ended_at is not null', [turnId]),
     (rows) => rows.length === 1,
     { label: 'the final in Postgres', timeoutMs: 15_000 },
   ).catch(() => undefined); // the partition may already stand still before it
   await proxy.heal();
   await publishing;
   const seen = await stream.until(ended, 25_000);
-  const text = seen.filter(({ event }) => event === 'assistant.delta').map(({ data }) => (data as { text: string }).text);
+  const text = seen
+    .filter(({ event }) => event === 'assistant.delta')
+    .map(({ data }) => (data as { text: string }).text);
   expect(text.join('')).toBe(pieces.join(''));
   await stream.close();
 }, 60_000);
 
 it('cuts a reader that takes nothing, and lets it resume', async () => {
   const small = await fixture.start({ STREAM_MAX_STALL_MS: '1000' });
-  const response = await fetch(`${small.url}/v1/session/${sessionId}/events`, { headers: { 'x-api-key': acme } });
+  const response = await fetch(`${small.url}/v1/session/${sessionId}/events`, {
+    headers: { 'x-api-key': acme },
+  });
   expect(response.status).toBe(200);
   const big = 'x'.repeat(300_000);
   const deltas = Array.from({ length: 30 }, (_, i) => ({
