@@ -44,7 +44,7 @@ test.skipIf(process.platform !== 'linux')(
     const [server, client] = await connectedSockets();
     const call = run('sleep', {}, { wallMs: 300 });
     const ours = openSockets('self');
-    const children = readdirSync('/proc').filter((pid) => commandOf(pid).includes('limit-tools.ts'));
+    const children = readdirSync('/proc').filter((pid) => parentOf(pid) === process.pid);
     expect(ours.length).toBeGreaterThan(1);
     expect(children.length).toBeGreaterThan(0);
     for (const pid of children) {
@@ -77,11 +77,11 @@ function openSockets(pid: string): string[] {
     .filter((name) => /^(socket|pipe):/.test(name));
 }
 
-function commandOf(pid: string): string {
+function parentOf(pid: string): number | undefined {
   try {
-    return readFileSync(`/proc/${pid}/cmdline`, 'utf8');
+    return Number(/^PPid:\s+(\d+)$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]);
   } catch {
-    return '';
+    return undefined;
   }
 }
 

@@ -28,6 +28,8 @@ const limited = 'ulimit -c 0; ulimit -S -t "$1"; ulimit -H -t "$2"; shift 2; exe
 const errorTextCharacters = 8_192;
 /** Room for the frame headers, which are not output. */
 const headerBytes = 1_024;
+/** Of what a child writes past the protocol so much is kept; also what it may write while it has no call. */
+const keptBytes = 262_144;
 /** What an idle runtime takes, where it cannot be read. */
 const runtimeRssBytes = 64 * 1_048_576;
 
@@ -123,9 +125,11 @@ export class Sandbox {
       }
     });
     this.#child.stdout?.on('data', (chunk: Buffer) => {
-      if (this.#count(chunk.length)) {
-        this.#stdout = Buffer.concat([this.#stdout, chunk]);
-      }
+      this.#count(chunk.length);
+      this.#stdout = Buffer.concat([
+        this.#stdout,
+        chunk.subarray(0, Math.max(keptBytes - this.#stdout.length, 0)),
+      ]);
     });
     this.#child.stderr?.on('data', (chunk: Buffer) => {
       this.#count(chunk.length);
@@ -156,14 +160,12 @@ export class Sandbox {
   }
 
   /** Counts what the child writes; over the limit it is killed, and what came so far is its output. */
-  #count(bytes: number): boolean {
+  #count(bytes: number): void {
     this.#written += bytes;
-    const { outputBytes } = this.#state.name === 'busy' ? this.#state.limits : { outputBytes: 65_536 };
-    if (this.#written <= outputBytes + headerBytes) {
-      return true;
+    const { outputBytes } = this.#state.name === 'busy' ? this.#state.limits : { outputBytes: keptBytes };
+    if (this.#written > outputBytes + headerBytes) {
+      this.#kill('output_limit');
     }
-    this.#kill('output_limit');
-    return false;
   }
 
   async #look(limits: CallLimits): Promise<void> {
