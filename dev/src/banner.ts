@@ -33,9 +33,9 @@ export function bannerText(state: StackState, given: Given, seconds: number): st
     `Signalbox is up, after ${seconds.toFixed(1)} s. Ctrl-C stops it.`,
     '',
     ...(gateway === undefined ? [] : [`  gateway   ${gateway}   its API: ${gateway}/docs`]),
-    state.zipkin === undefined
-      ? `  traces    ${state.otlp === undefined ? 'not shown' : `sent to ${state.otlp.url}`}`
-      : `  traces    ${state.zipkin.url}/zipkin/`,
+    given.otlpEndpoint === undefined
+      ? `  traces    ${state.zipkin === undefined ? 'Zipkin comes up now, its line follows' : `${state.zipkin.url}/zipkin/`}`
+      : `  traces    sent to ${given.otlpEndpoint}`,
     `  kafka     ${state.kafka?.bootstrap}`,
     `  postgres  ${state.postgres?.url}`,
     `  redis     ${state.redis?.url}`,

@@ -8,6 +8,7 @@ import { type Progress, printProgress } from './progress.ts';
 import { runCli } from './run-cli.ts';
 import { seededTenants } from './seed-data.ts';
 import { terminalLog } from './terminal-log.ts';
+import { waitUntil } from './wait-until.ts';
 
 const question = 'What is 17 * 23? Use the calculator.';
 const answerWithinMs = 60_000;
@@ -43,8 +44,58 @@ async function showAnswer(gateway: Gateway, { sessionId, turnId }: Posted): Prom
   throw new PartProblem(`no final answer within ${answerWithinMs / 1_000} s`);
 }
 
-/** Prints the trace when it is whole; spans of the last hop arrive a few seconds late. */
-async function showTrace(eventId: string, zipkinUrl: string, progress: Progress): Promise<void> {
+function loadDemoSettings() {
+  const sources = processSources();
+  return loadSettings(
+    'demo',
+    {
+      gatewayUrl: url({
+        env: 'GATEWAY_URL',
+        doc: 'The gateway to talk to.',
+        default: 'http://127.0.0.1:8010',
+      }),
+      zipkinUrl: url({
+        env: 'ZIPKIN_URL',
+        doc: 'Where traces are looked up.',
+        default: 'http://127.0.0.1:9411',
+      }),
+      apiKey: text({
+        env: 'API_KEY',
+        doc: 'Key to use; the first seeded one.',
+        default: seededTenants[0]?.key ?? '',
+      }),
+    },
+    { ...sources, environment: { ENVIRONMENT: 'dev', ...sources.environment } },
+  );
+}
+
+async function isUp(zipkinUrl: string): Promise<boolean> {
+  try {
+    const reply = await fetch(new URL('/health', zipkinUrl), { signal: AbortSignal.timeout(2_000) });
+    await reply.body?.cancel();
+    return reply.ok;
+  } catch {
+    return false;
+  }
+}
+
+/** Prints the trace when it is whole: Zipkin may still be coming up, and spans of the last hop arrive a few seconds late. */
+async function showTrace(eventId: string, progress: Progress, signal: AbortSignal): Promise<void> {
+  let zipkinUrl = loadDemoSettings().zipkinUrl;
+  if (!(await isUp(zipkinUrl))) {
+    progress('demo: waiting for Zipkin');
+    // Its address comes into the state file when it is up.
+    const answers = () => {
+      zipkinUrl = loadDemoSettings().zipkinUrl;
+      return isUp(zipkinUrl);
+    };
+    await waitUntil(answers, {
+      label: `Zipkin at ${zipkinUrl}`,
+      timeoutMs: 120_000,
+      intervalMs: 250,
+      signal,
+    });
+  }
   let missing: readonly string[] = [];
   let output = '';
   for (let tried = 0; tried < tries; tried += 1) {
@@ -66,32 +117,11 @@ await runMain(async (lifecycle) => {
     stopTimeoutMs: 5_000,
     log: { ...terminalLog(progress), info: () => {} },
   });
-  const sources = processSources();
-  const settings = loadSettings(
-    'demo',
-    {
-      gatewayUrl: url({
-        env: 'GATEWAY_URL',
-        doc: 'The gateway to talk to.',
-        default: 'http://127.0.0.1:8010',
-      }),
-      zipkinUrl: url({
-        env: 'ZIPKIN_URL',
-        doc: 'Where traces are looked up.',
-        default: 'http://127.0.0.1:9411',
-      }),
-      apiKey: text({
-        env: 'API_KEY',
-        doc: 'Key to use; the first seeded one.',
-        default: seededTenants[0]?.key ?? '',
-      }),
-    },
-    { ...sources, environment: { ENVIRONMENT: 'dev', ...sources.environment } },
-  );
+  const settings = loadDemoSettings();
   const gateway = { url: settings.gatewayUrl, apiKey: settings.apiKey };
   print(`> ${question}`);
   const posted = await post(gateway, question);
   await showAnswer(gateway, posted);
-  await showTrace(posted.eventId, settings.zipkinUrl, progress);
+  await showTrace(posted.eventId, progress, lifecycle.stopEvent);
   await lifecycle.stop('done');
 });

@@ -34,6 +34,8 @@ export interface EmbeddedStackOptions {
   readonly given: Given;
   readonly progress: Progress;
   readonly lifecycle: Lifecycle;
+  /** Zipkin is started after this. */
+  readonly zipkinAfter?: Promise<unknown>;
 }
 
 /** What the given addresses leave to be started. */
@@ -127,6 +129,7 @@ export async function startEmbeddedStack(options: EmbeddedStackOptions): Promise
     progress,
     signal: lifecycle.stopEvent,
     onChange: update,
+    ...(options.zipkinAfter === undefined ? {} : { zipkinAfter: options.zipkinAfter }),
   });
   if (!givesModel(given)) {
     const simulator = await startModelSimulator({ port: await pickPort(ports.model ?? usualPorts.model) });

@@ -38,6 +38,8 @@ export interface StartPartsOptions {
   readonly progress: Progress;
   /** Aborts when the start is given up; what was started by then is ended before `startParts` rejects. */
   readonly signal?: AbortSignal;
+  /** Zipkin is fetched and started after this: nobody waits for it, and its start costs as much as Kafka's. */
+  readonly zipkinAfter?: Promise<unknown>;
   /** Called when a part was started again and may have another address or pid. */
   readonly onChange?: (addresses: PartAddresses) => void;
 }
@@ -85,22 +87,19 @@ const starters: Readonly<Record<PartName, Starter>> = {
 const stopOrder: readonly PartName[] = ['zipkin', 'redis', 'postgres', 'kafka'];
 const longestRestartDelayMs = 10_000;
 
-/**
- * Starts the parts side by side and resolves when Kafka, Postgres and Redis answer. What an earlier run left behind in
- * the data folder is ended first. In a lasting stack a part that dies is started again on its port.
- */
-export async function startParts(options: StartPartsOptions): Promise<Parts> {
-  const { dataDir, jarsDir, keeper, progress, ephemeral = false } = options;
-  const names = options.only ?? stopOrder;
-  mkdirSync(dataDir, { recursive: true });
-  await endLeftovers(dataDir, progress);
+interface Runner {
+  readonly addresses: PartAddresses;
+  start(name: PartName, port: number): Promise<void>;
+  /** Ends all, also those that are being started again. */
+  stop(): Promise<void>;
+}
 
+/** Starts parts one by one; in a lasting stack a part that dies is started again on its port, with growing pauses. */
+function createRunner(options: StartPartsOptions, signal: AbortSignal): Runner {
+  const { dataDir, jarsDir, keeper, progress, ephemeral = false } = options;
   const addresses: PartAddresses = {};
   const running = new Map<PartName, Part>();
   const restarts = new Map<PartName, Promise<void>>();
-  /** Ends waits for parts that are coming up. */
-  const over = new AbortController();
-  const signal = options.signal === undefined ? over.signal : AbortSignal.any([over.signal, options.signal]);
 
   const start = async (name: PartName, port: number): Promise<void> => {
     const startedAt = performance.now();
@@ -142,47 +141,84 @@ export async function startParts(options: StartPartsOptions): Promise<Parts> {
     }
   };
 
+  return {
+    addresses,
+    start,
+    async stop() {
+      await Promise.all(restarts.values());
+      for (const name of stopOrder) {
+        const part = running.get(name);
+        if (part === undefined) continue;
+        progress(`${name}: stopping`);
+        // Zipkin takes its time to close and has nothing to keep.
+        await part.process.stop(name === 'zipkin' ? 300 : undefined);
+        releasePort(part.port);
+      }
+    },
+  };
+}
+
+/** Resolves when `work` has, rejects when the signal aborts first. */
+async function unlessAborted(work: Promise<unknown>, signal: AbortSignal): Promise<void> {
+  const aborted = new Promise((resolve) => signal.addEventListener('abort', resolve, { once: true }));
+  signal.throwIfAborted();
+  await Promise.race([work, aborted]);
+  signal.throwIfAborted();
+}
+
+/**
+ * Starts the parts side by side and resolves when Kafka, Postgres and Redis answer. What an earlier run left behind in
+ * the data folder is ended first. Zipkin follows; spans wait for it in the translator.
+ */
+export async function startParts(options: StartPartsOptions): Promise<Parts> {
+  const { dataDir, progress, ephemeral = false } = options;
+  const names = options.only ?? stopOrder;
+  const port = (name: keyof typeof usualPorts) => options.ports?.[name] ?? (ephemeral ? 0 : usualPorts[name]);
+  mkdirSync(dataDir, { recursive: true });
+  await endLeftovers(dataDir, progress);
+
+  /** Ends waits for parts that are coming up. */
+  const over = new AbortController();
+  const signal = options.signal === undefined ? over.signal : AbortSignal.any([over.signal, options.signal]);
+  const runner = createRunner(options, signal);
+  const needed = names.filter((name) => name !== 'zipkin').map((name) => runner.start(name, port(name)));
+  // The first that fails ends the waits of the others.
+  for (const each of needed) each.catch((error: unknown) => over.abort(error));
+
   let otlp: OtlpReceiver | undefined;
-  let settled = Promise.resolve();
   const stop = async (): Promise<void> => {
     over.abort(new PartProblem('the stack is stopping'));
     // A part that is just coming up is waited for, or it would be left behind.
-    await Promise.all([settled, ...restarts.values()]);
+    await Promise.allSettled([...needed, settled]);
     await otlp?.close();
-    for (const name of stopOrder) {
-      const part = running.get(name);
-      if (part === undefined) continue;
-      progress(`${name}: stopping`);
-      // Zipkin takes its time to close and has nothing to keep.
-      await part.process.stop(name === 'zipkin' ? 300 : undefined);
-      releasePort(part.port);
+    await runner.stop();
+  };
+  const followWithZipkin = async (): Promise<void> => {
+    try {
+      await unlessAborted(
+        Promise.allSettled(needed).then(() => options.zipkinAfter),
+        signal,
+      );
+      await runner.start('zipkin', port('zipkin'));
+      options.onChange?.(runner.addresses);
+    } catch (error) {
+      if (!signal.aborted)
+        progress(`zipkin: traces are not shown: ${error instanceof Error ? error.message : error}`);
     }
   };
-
-  const port = (name: keyof typeof usualPorts) => options.ports?.[name] ?? (ephemeral ? 0 : usualPorts[name]);
-  if (names.includes('zipkin')) {
-    otlp = await startOtlpReceiver({
-      port: await pickPort(port('otlp')),
-      zipkinUrl: () => addresses.zipkin?.url,
-    });
-    addresses.otlp = { url: otlp.url };
-    settled = start('zipkin', port('zipkin')).then(
-      () => options.onChange?.(addresses),
-      (error: unknown) => {
-        if (!signal.aborted)
-          progress(`zipkin: traces are not shown: ${error instanceof Error ? error.message : error}`);
-      },
-    );
-  }
-  const needed = names.filter((name) => name !== 'zipkin').map((name) => start(name, port(name)));
-  // The first that fails ends the waits of the others; all must have settled before they can be stopped.
-  for (const each of needed) each.catch((error: unknown) => over.abort(error));
-  const outcomes = await Promise.allSettled(needed);
-  if (outcomes.some((outcome) => outcome.status === 'rejected')) {
+  const settled = names.includes('zipkin') ? followWithZipkin() : Promise.resolve();
+  try {
+    if (names.includes('zipkin')) {
+      const zipkinUrl = () => runner.addresses.zipkin?.url;
+      otlp = await startOtlpReceiver({ port: await pickPort(port('otlp')), zipkinUrl });
+      runner.addresses.otlp = { url: otlp.url };
+    }
+    await Promise.all(needed);
+  } catch (error) {
     await stop();
-    throw signal.reason;
+    throw error;
   }
-  return { addresses, settled, stop };
+  return { addresses: runner.addresses, settled, stop };
 }
 
 /** Where the jars of this checkout are kept. */

@@ -86,12 +86,14 @@ await runMain(async (lifecycle) => {
   lifecycle.configure({ drainDelayMs: 0, stopTimeoutMs: 120_000, log: terminalLog(progress) });
   const options = parseStackArguments(process.argv.slice(2));
   const given = loadGiven();
+  const servicesUp = Promise.withResolvers<void>();
   const stack = await startEmbeddedStack({
     root: projectRoot,
     arguments: options,
     given,
     progress,
     lifecycle,
+    zipkinAfter: servicesUp.promise,
   });
   const { kafka, postgres } = stack.state;
   if (kafka === undefined || postgres === undefined)
@@ -108,6 +110,7 @@ await runMain(async (lifecycle) => {
   const reasons = await Promise.all(
     services.map((service) => waitReady(service, readyWithinMs, lifecycle.stopEvent)),
   );
+  servicesUp.resolve();
   lifecycle.stopEvent.throwIfAborted();
   const unready = services.flatMap(({ name }, index) =>
     reasons[index] === undefined ? [] : [`${name}: ${reasons[index]}`],
