@@ -93,7 +93,10 @@ test('after a crash an idempotent call runs again, any other is told as unknown'
     (assigned) => assigned,
   );
   for (const callId of [once, again]) {
-    expect(new Set(harness.outcomes(callId).map((outcome) => JSON.stringify(outcome))).size).toBe(1);
+    const [told, ...repeats] = harness.outcomes(callId);
+    for (const repeat of repeats) {
+      expect(repeat).toEqual(told);
+    }
   }
   expect(await second.stop()).toMatchObject({ code: 0 });
   expect(await relay.stop()).toMatchObject({ code: 0 });

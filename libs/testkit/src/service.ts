@@ -113,7 +113,8 @@ export function launchService(
   const guard = new URL('./die-with-parent.ts', import.meta.url).href;
   const child = spawn(process.execPath, ['--import', guard, entry.pathname, ...(options.args ?? [])], {
     cwd,
-    env: { ...inheritedEnvironment(), ...serviceDefaults, ...quietTracing(env), ...env },
+    // What it leaves in the temporary folder when it is killed goes with its working folder.
+    env: { ...inheritedEnvironment(), TMPDIR: cwd, ...serviceDefaults, ...quietTracing(env), ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   running.add(child);

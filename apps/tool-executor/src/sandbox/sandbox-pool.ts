@@ -1,5 +1,5 @@
 import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { SandboxCall } from './child-protocol.ts';
 import { Sandbox } from './sandbox.ts';
@@ -30,6 +30,8 @@ export interface SandboxPoolStats {
 
 const startTimeoutMs = 10_000;
 const restPauseMs = 25;
+/** Half of the cores, one at least. */
+const maxStarts = Math.max(1, Math.floor(availableParallelism() / 2));
 const maxStartPauseMs = 5_000;
 
 /**
@@ -138,21 +140,33 @@ export class SandboxPool {
   }
 
   #fillSoon(): void {
-    if (!this.#closed) {
-      clearTimeout(this.#timer);
-      this.#timer = setTimeout(() => this.#fill(), Math.max(restPauseMs, this.#startPauseMs));
+    if (this.#closed || this.#timer !== undefined) {
+      return; // a pause under way is not begun anew: calls without end would put the start off without end
     }
+    this.#timer = setTimeout(
+      () => {
+        this.#timer = undefined;
+        this.#fill();
+      },
+      Math.max(restPauseMs, this.#startPauseMs),
+    );
   }
 
-  /** Starts what is missing: one for each call that waits, and the warm ones. */
+  /**
+   * Starts what is missing: for the calls that wait first, then the warm ones. Few at once: starts share the cores, so
+   * with many of them all would be ready late instead of the first one soon.
+   */
   #fill(): void {
     const wanted = this.#waiting.length + this.#options.warm - this.#idle.length - this.#starting;
-    for (let missing = this.#closed ? 0 : wanted; missing > 0; missing -= 1) {
+    const room = maxStarts - this.#starting;
+    for (let missing = this.#closed ? 0 : Math.min(wanted, room); missing > 0; missing -= 1) {
       this.#starting += 1;
       void this.#start().finally(() => {
         this.#starting -= 1;
         if (this.#startPauseMs > 0) {
           this.#fillSoon();
+        } else {
+          this.#fill();
         }
       });
     }
