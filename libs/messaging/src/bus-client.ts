@@ -8,6 +8,8 @@ export interface Member {
   /** Monotonic milliseconds. */
   readonly lastFetchAt: number;
   readonly lastHeartbeatAt: number;
+  /** While it waits for the others of its group to join. */
+  readonly joining: boolean;
   /** Connects and begins to fetch from the committed offsets, a new group from the beginning. */
   start(): Promise<void>;
   assigned(): number[];

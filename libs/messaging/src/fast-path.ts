@@ -2,9 +2,10 @@ import type { TopicName } from '@signalbox/contracts/topics';
 import { asFault, fault } from '@signalbox/faults/fault';
 import type { Database } from '@signalbox/postgres/database';
 import type { Logger } from '@signalbox/telemetry/telemetry';
+import { adoptRows } from './adopt-rows.ts';
 import type { MessagingMetrics } from './messaging-metrics.ts';
 import { admit, type Lane, Lanes } from './outbox-lanes.ts';
-import { foreignRows, giveUpRows, notifyGivenUp, type OutboxRecord } from './outbox-sql.ts';
+import { giveUpRows, notifyGivenUp, type OutboxRecord } from './outbox-sql.ts';
 import type { PlainRecord, Receipt } from './outgoing.ts';
 import type { Producer, Sending } from './producer.ts';
 import type { RefusedRows } from './refused-rows.ts';
@@ -26,6 +27,12 @@ interface FastRow extends CommittedRow {
   givenUp: boolean;
 }
 
+/** A direct record without an answer yet. */
+interface Direct {
+  readonly since: number;
+  end(reason: Error): void;
+}
+
 export interface FastPathOptions {
   readonly database: Database;
   readonly producer: Producer;
@@ -42,10 +49,8 @@ export interface FastPathOptions {
 const tickMs = 100;
 const notifyEveryMs = 100;
 const keysAStatement = 256;
-const adoptRows = 256;
-const adoptBoundMs = 10_000;
 const directBoundMs = 30_000;
-const maxDirectQueued = 50_000;
+const maxDirects = 50_000;
 /** How long a given-up id whose commit has not come back is remembered: longer than any transaction lasts. */
 const orphanMs = 60_000;
 
@@ -55,6 +60,8 @@ export class FastPath {
   readonly #lanes = new Lanes<FastRow>();
   /** Rows queued and not acknowledged, oldest first. */
   readonly #rows = new Map<bigint, FastRow>();
+  /** Oldest first. One timer bounds them all: one for each would cost as much as the record. */
+  readonly #directs = new Set<Direct>();
   readonly #heldLanes = new Set<Lane<FastRow>>();
   readonly #orphans = new Map<bigint, number>();
   readonly #adoptions = new Map<Lane<FastRow>, Promise<void>>();
@@ -98,21 +105,20 @@ export class FastPath {
 
   /** Queues a direct record behind everything of its key (DELIVERY 2). Faults: ABORTED, KAFKA_UNAVAILABLE, RECORD_REFUSED. */
   direct(record: PlainRecord, signal: AbortSignal | undefined): Promise<Receipt> {
-    const { producer, metrics } = this.#o;
-    const bound = AbortSignal.timeout(directBoundMs);
-    const either = signal === undefined ? bound : AbortSignal.any([signal, bound]);
-    if (either.aborted) return Promise.reject(asFault(either.reason));
-    if (producer.queued >= maxDirectQueued) {
+    if (signal?.aborted) return Promise.reject(asFault(signal.reason));
+    if (this.#directs.size >= maxDirects) {
       return Promise.reject(fault('KAFKA_UNAVAILABLE', 'too many records wait for the broker'));
     }
+    const { producer, metrics } = this.#o;
     const lane = this.#lanes.get(record.topic, record.key);
     lane.direct = true;
     const { promise, resolve, reject } = Promise.withResolvers<Receipt>();
     let queued = false;
-    const over = () => {
-      either.removeEventListener('abort', onAbort);
+    const over = (result: 'ok' | 'refused' | 'aborted') => {
+      this.#directs.delete(direct);
+      signal?.removeEventListener('abort', onAbort);
       if (queued) lane.directQueued -= 1;
-      queued = false;
+      metrics.published('direct', result);
     };
     const sending: Sending = {
       topic: record.topic,
@@ -121,27 +127,25 @@ export class FastPath {
       withdrawn: false,
       record: () => record,
       sent: (receipt) => {
-        over();
-        metrics.published('direct', 'ok');
+        over('ok');
         resolve(receipt);
       },
       refused: (reason) => {
-        over();
-        metrics.published('direct', 'refused');
+        over('refused');
         reject(reason);
       },
     };
-    const onAbort = () => {
-      sending.withdrawn = true; // a try under way may still succeed: the caller knows only that it has no answer
-      over();
-      metrics.published('direct', 'aborted');
-      reject(
-        bound.aborted
-          ? fault('KAFKA_UNAVAILABLE', 'the record was not acknowledged in time')
-          : asFault(either.reason),
-      );
+    const direct: Direct = {
+      since: performance.now(),
+      end(reason) {
+        sending.withdrawn = true; // a try under way may still succeed: the caller knows only that it has no answer
+        over('aborted');
+        reject(reason);
+      },
     };
-    either.addEventListener('abort', onAbort, { once: true });
+    const onAbort = () => direct.end(asFault(signal?.reason));
+    signal?.addEventListener('abort', onAbort, { once: true });
+    this.#directs.add(direct);
     lane.behind.push(() => {
       if (sending.withdrawn) return;
       queued = true;
@@ -234,7 +238,7 @@ export class FastPath {
     if (running !== undefined) return running;
     lane.state = 'adopting';
     lane.mustAdopt = true;
-    const adoption = this.#adoptAll(lane)
+    const adoption = adoptRows(this.#o, lane.topic, lane.key)
       .then(() => {
         lane.mustAdopt = false;
       })
@@ -250,50 +254,6 @@ export class FastPath {
     return adoption;
   }
 
-  async #adoptAll(lane: Lane<FastRow>): Promise<void> {
-    const { database, writer, producer, metrics, refusedRows, sentRows } = this.#o;
-    const end = performance.now() + adoptBoundMs;
-    const done = new Set<bigint>();
-    for (;;) {
-      const found = await foreignRows(database, writer, lane.topic, lane.key, adoptRows);
-      // A row that was sent here and is not deleted yet, or that waits to become a dead letter, is not sent again.
-      const rows = found.filter((row) => !done.has(row.id));
-      if (rows.length === 0) return;
-      if (performance.now() > end)
-        throw fault('KAFKA_UNAVAILABLE', 'the rows of the key could not be sent in time');
-      const sendings: Sending[] = [];
-      const settled = rows.map(
-        (row) =>
-          new Promise<void>((resolve) => {
-            const sending = sendRow(row, 'adopt', {
-              sent: () => {
-                metrics.published('adopt', 'ok');
-                sentRows.add(row);
-                resolve();
-              },
-              refused: (reason) => {
-                metrics.published('adopt', 'refused');
-                refusedRows.add({ ...row, eventId: row.eventId }, reason);
-                resolve();
-              },
-            });
-            sendings.push(sending);
-            producer.enqueue(sending);
-          }),
-      );
-      const timer = AbortSignal.timeout(Math.max(Math.ceil(end - performance.now()), 1));
-      const late = new Promise<'late'>((resolve) =>
-        timer.addEventListener('abort', () => resolve('late'), { once: true }),
-      );
-      if ((await Promise.race([Promise.all(settled), late])) === 'late') {
-        for (const sending of sendings) sending.withdrawn = true;
-        throw fault('KAFKA_UNAVAILABLE', 'the rows of the key could not be sent in time');
-      }
-      for (const row of rows) done.add(row.id);
-      await sentRows.flush(timer); // until they are gone every later row of the key would be the relay's
-    }
-  }
-
   #tick(): void {
     const now = performance.now();
     const overdue = new Set<Lane<FastRow>>();
@@ -304,6 +264,10 @@ export class FastPath {
     for (const lane of this.#heldLanes) {
       const first = lane.held[0];
       if (first !== undefined && now - first.since >= this.#o.maxAgeMs) overdue.add(lane);
+    }
+    for (const direct of this.#directs) {
+      if (now - direct.since < directBoundMs) break;
+      direct.end(fault('KAFKA_UNAVAILABLE', 'the record was not acknowledged in time'));
     }
     for (const [id, at] of this.#orphans) {
       if (now - at < orphanMs) break;

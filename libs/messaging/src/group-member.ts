@@ -40,6 +40,8 @@ export class GroupMember {
   /** Monotonic milliseconds of the last answer to a fetch, heartbeat or join. */
   lastFetchAt = performance.now();
   lastHeartbeatAt = performance.now();
+  /** Between a rebalance's begin and the join: the others may take as long as the rebalance timeout. */
+  joining = true;
   readonly #o: MemberOptions;
   readonly #consumer: Consumer;
   /** Rises at every join and revocation: what began under an older one neither resolves nor commits. */
@@ -94,8 +96,12 @@ export class GroupMember {
   /** Goes on at another offset of an assigned partition; false when it is not assigned. */
   seek(partition: number, offset: bigint): boolean {
     if (this.#ended || !this.offsets.isAssigned(partition)) return false;
+    try {
+      this.#consumer.seek({ topic: this.#o.topic, partition, offset: offset.toString() });
+    } catch {
+      return false; // the group has just ended
+    }
     this.offsets.forget(partition);
-    this.#consumer.seek({ topic: this.#o.topic, partition, offset: offset.toString() });
     return true;
   }
 
@@ -125,9 +131,7 @@ export class GroupMember {
     const end = performance.now() + deadlineMs;
     const leftMs = () => Math.max(end - performance.now(), 50);
     const partitions = this.assigned();
-    if (!this.#ended && partitions.length > 0) {
-      this.#consumer.pause([{ topic: this.#o.topic, partitions }]);
-    }
+    if (!this.#ended) this.#fetching('pause', partitions);
     await within(Promise.allSettled([...this.#processing]), leftMs() * 0.6);
     await within(this.#committing ?? Promise.resolve(), leftMs() * 0.3);
     await within(this.commit(), leftMs() * 0.5);
@@ -187,6 +191,7 @@ export class GroupMember {
    * it is ahead of the join. Whatever is not finished in this moment is another member's, or comes again.
    */
   #revoke(): void {
+    this.joining = true;
     const partitions = this.assigned();
     const commits = this.offsets.pending();
     if (commits.length > 0) this.#send(commits).catch(() => undefined);
@@ -197,6 +202,7 @@ export class GroupMember {
 
   #join(partitions: readonly number[]): void {
     const before = this.assigned();
+    this.joining = false;
     this.#dropGeneration();
     // A join without REBALANCING before it (stale metadata, an unknown member): the old assignment ends here.
     if (before.length > 0) this.#o.listener.revoked(before);
@@ -212,7 +218,17 @@ export class GroupMember {
     for (const { timer } of this.#paused.values()) clearTimeout(timer);
     this.#paused.clear();
     // kafkajs keeps pauses over a rebalance; a partition that comes back later would stay silent.
-    if (paused.length > 0) this.#consumer.resume([{ topic: this.#o.topic, partitions: paused }]);
+    this.#fetching('resume', paused);
+  }
+
+  /** pause and resume throw once kafkajs has ended its group, which a crash does before it tells. */
+  #fetching(which: 'pause' | 'resume', partitions: readonly number[]): void {
+    if (partitions.length === 0) return;
+    try {
+      this.#consumer[which]([{ topic: this.#o.topic, partitions: [...partitions] }]);
+    } catch (error) {
+      this.#o.log.debug('consumer.not_running', { error, which, topic: this.#o.topic });
+    }
   }
 
   async #send(commits: readonly PendingCommit[]): Promise<void> {
@@ -272,12 +288,12 @@ export class GroupMember {
     this.#retries.set(partition, tries);
     const delayMs =
       Math.min(firstPauseMs * 2 ** Math.min(tries - 1, 10), maxPauseMs) * (0.5 + Math.random() / 2);
-    this.#consumer.pause([{ topic: this.#o.topic, partitions: [partition] }]);
+    this.#fetching('pause', [partition]);
     const generation = this.#generation;
     const timer = setTimeout(() => {
       this.#paused.delete(partition);
       if (generation !== this.#generation) return;
-      this.#consumer.resume([{ topic: this.#o.topic, partitions: [partition] }]);
+      this.#fetching('resume', [partition]);
     }, delayMs);
     this.#paused.set(partition, { tries, timer });
     const fields = { error, topic: this.#o.topic, partition, tries, delayMs: Math.round(delayMs) };

@@ -3,19 +3,15 @@ import { fault } from '@signalbox/faults/fault';
 import { startFaultProxy } from '@signalbox/testkit/fault-proxy';
 import { waitFor } from '@signalbox/testkit/wait';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { createEffects, effectsOf, messageOf, sendRaw } from '../test/effects.ts';
 import { inbound, type Process, Stack } from '../test/stack.ts';
 import type { IntakeHandler } from './intake.ts';
-import type { ConsumeOptions, IntakeRecord } from './messaging.ts';
+import type { ConsumeOptions } from './messaging.ts';
 
 let stack: Stack;
 beforeAll(async () => {
   stack = await Stack.create('conversation.inbound', 'tool.results');
-  await stack.database.query(`create schema effects`);
-  await stack.database.query(`grant usage on schema effects to public`);
-  await stack.database.query(
-    `create table effects.effects (run text, event_id uuid, key text, text text, n bigint generated always as identity, primary key (run, event_id))`,
-  );
-  await stack.database.query(`grant all on all tables in schema effects to public`);
+  await createEffects(stack.database);
 });
 afterAll(() => stack?.drop());
 
@@ -44,27 +40,6 @@ function startReader(run: string, more: Partial<ConsumeOptions>, options: Parame
     ...more,
   });
   return { process, consumer };
-}
-
-function effectsOf(
-  run: string,
-  before?: (records: readonly IntakeRecord[]) => void | Promise<void>,
-): IntakeHandler {
-  return async (records, tx, context) => {
-    await before?.(records);
-    const rows = await tx.query<{ event_id: string }>(
-      `insert into effects.effects (run, event_id, key, text)
-       select $1, u.event_id, u.key, u.text from unnest($2::uuid[], $3::text[], $4::text[]) with ordinality as u(event_id, key, text, ord)
-       order by u.ord on conflict do nothing returning event_id`,
-      [run, records.map((r) => r.eventId), records.map((r) => r.key), records.map(messageOf)],
-    );
-    context.duplicates(records.length - rows.length);
-  };
-}
-
-function messageOf(record: IntakeRecord): string {
-  const { value } = record;
-  return typeof value === 'object' && value !== null && 'message' in value ? String(value.message) : '';
 }
 
 const effects = async (run: string, session?: string) =>
@@ -97,21 +72,6 @@ async function send(process: Process, session: string, ...list: string[]) {
   for (const text of list) {
     await process.database.transaction((tx) => process.messaging.outbox.put(tx, [inbound(session, text)]));
   }
-}
-
-/** Puts a record into the topic as it is. */
-async function sendRaw(
-  key: string | null,
-  value: string | Buffer | null,
-  headers: Record<string, string | Buffer> = {},
-) {
-  const producer = stack.kafka().producer({ allowAutoTopicCreation: false });
-  await producer.connect();
-  await producer.send({
-    topic: `${stack.topics.prefix}conversation.inbound`,
-    messages: [{ key, value, headers }],
-  });
-  await producer.disconnect();
 }
 
 describe('intake', () => {
@@ -176,27 +136,27 @@ describe('intake', () => {
         accepted_at: new Date().toISOString(),
       });
     const key = `acme:${session}`;
-    await sendRaw(key, value('before'), good);
-    await sendRaw(key, '{"not json', { ...good, event_id: newId() });
-    await sendRaw(key, Buffer.from([0xff, 0xfe, 0x00]), { ...good, event_id: newId() });
-    await sendRaw(key, 'null', { ...good, event_id: newId() });
-    await sendRaw(key, null, { ...good, event_id: newId() });
-    await sendRaw(key, '{}', { ...good, event_id: newId() });
-    await sendRaw(key, value('x'), { ...good, event_id: newId(), tenant_id: 'globex' });
-    await sendRaw(key, value('x'), { ...good, event_id: newId(), session_id: newId() });
-    await sendRaw(key, value('x'), { ...good, event_id: 'no-uuid' });
-    await sendRaw(key, value('x'), { ...good, event_id: newId(), schema: 'conversation.inbound.v99' });
-    await sendRaw(key, value('x'), { ...good, event_id: newId(), key_id: 'k1' });
-    await sendRaw('no colon', value('x'), { ...good, event_id: newId() });
-    await sendRaw(null, value('x'), {});
-    await sendRaw(key, `${'['.repeat(20_000)}${']'.repeat(20_000)}`, { ...good, event_id: newId() });
-    await sendRaw(key, value('x'), {
+    await sendRaw(stack, key, value('before'), good);
+    await sendRaw(stack, key, '{"not json', { ...good, event_id: newId() });
+    await sendRaw(stack, key, Buffer.from([0xff, 0xfe, 0x00]), { ...good, event_id: newId() });
+    await sendRaw(stack, key, 'null', { ...good, event_id: newId() });
+    await sendRaw(stack, key, null, { ...good, event_id: newId() });
+    await sendRaw(stack, key, '{}', { ...good, event_id: newId() });
+    await sendRaw(stack, key, value('x'), { ...good, event_id: newId(), tenant_id: 'globex' });
+    await sendRaw(stack, key, value('x'), { ...good, event_id: newId(), session_id: newId() });
+    await sendRaw(stack, key, value('x'), { ...good, event_id: 'no-uuid' });
+    await sendRaw(stack, key, value('x'), { ...good, event_id: newId(), schema: 'conversation.inbound.v99' });
+    await sendRaw(stack, key, value('x'), { ...good, event_id: newId(), key_id: 'k1' });
+    await sendRaw(stack, 'no colon', value('x'), { ...good, event_id: newId() });
+    await sendRaw(stack, null, value('x'), {});
+    await sendRaw(stack, key, `${'['.repeat(20_000)}${']'.repeat(20_000)}`, { ...good, event_id: newId() });
+    await sendRaw(stack, key, value('x'), {
       ...good,
       event_id: newId(),
       event_type: 'constructor',
       bad: Buffer.from([0, 0xff]),
     });
-    await sendRaw(key, value('after'), { ...good, event_id: newId() });
+    await sendRaw(stack, key, value('after'), { ...good, event_id: newId() });
     start();
     await waitFor(
       () => texts(run, session),
@@ -342,7 +302,7 @@ describe('intake', () => {
     await stack.database.query(
       `alter table messaging.dead_letters add constraint nothing check (false) not valid`,
     );
-    await sendRaw(`acme:${session}`, 'x', {
+    await sendRaw(stack, `acme:${session}`, 'x', {
       event_id: newId(),
       tenant_id: 'acme',
       event_type: 'message.posted',
@@ -417,9 +377,8 @@ describe('intake', () => {
       (got) => got.includes('last'),
     );
     expect(handled).toEqual(['mine', 'last']);
-    const [row] = await stack.database.query<{ n: string }>(
-      `select count(*) as n from messaging.inbox where consumer = 'run-inbox'`,
-    );
-    expect(Number(row?.n)).toBe(2);
+    const entered = async () =>
+      (await stack.database.query(`select from messaging.inbox where consumer = 'run-inbox'`)).length;
+    await waitFor(entered, (count) => count === 2, { label: 'two ids in the inbox' });
   });
 });

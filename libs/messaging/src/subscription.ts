@@ -49,6 +49,8 @@ const firstDelayMs = 50;
 const maxDelayMs = 1_000;
 /** Rebuilt so often in a row, with a broker that answers others and no fetch of ours: the process ends. */
 const maxRebuilds = 4;
+/** A member that has lived so long has recovered. */
+const settledMs = 10_000;
 const abandonedStopMs = 2_000;
 
 /**
@@ -70,6 +72,9 @@ export function openSubscription(options: SubscriptionOptions): Consumer {
   let state: State = { name: 'starting' };
   let current: Member | undefined;
   let rebuilds = 0;
+  let builtAt = 0;
+  let asking = false;
+  let reachableSince: number | undefined;
   let lastError: unknown;
   let health: MemberHealth = { verdict: 'ok', fetchAgeMs: 0 };
 
@@ -114,7 +119,9 @@ export function openSubscription(options: SubscriptionOptions): Consumer {
         current = member;
         await Promise.race([member.start(), aborted(closing.signal)]);
         if (closing.signal.aborted) return member.abandon();
+        if (current !== member) return; // it crashed while it joined, and the next one is on its way
         lastError = undefined;
+        builtAt = performance.now();
         state = { name: 'running', member };
         return;
       } catch (error) {
@@ -165,16 +172,17 @@ export function openSubscription(options: SubscriptionOptions): Consumer {
       lastFetchAt: member.lastFetchAt,
       lastHeartbeatAt: member.lastHeartbeatAt,
       sessionTimeoutMs: settings.kafkaSessionTimeoutMs,
+      rebalanceTimeoutMs: settings.kafkaRebalanceTimeoutMs,
+      joining: member.joining,
     });
-    if (health.verdict === 'ok') {
-      if (health.fetchAgeMs < 2_000 && member.assigned().length > 0) rebuilds = 0;
-      return;
+    if (health.verdict === 'silent') {
+      void askBroker(member);
+    } else {
+      reachableSince = undefined;
+      if (performance.now() - builtAt > settledMs) rebuilds = 0;
     }
-    if (health.verdict === 'silent') void askBroker(member);
   }, watchEveryMs).unref();
 
-  let asking = false;
-  let reachableSince: number | undefined;
   /**
    * A silent member. While the broker answers nobody, a new member would not be better off, and would lose the place of
    * the old one in the group; kafkajs goes on by itself when the broker is back. Only when the broker answers our

@@ -13,6 +13,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { inbound, type Process, Stack } from '../test/stack.ts';
 import { createKafka, fewTries } from './kafka-client.ts';
 import type { IntakeHandler } from './messaging.ts';
+import type { OutgoingMessage } from './outgoing.ts';
 
 let stack: Stack;
 let collector: SpanCollector;
@@ -72,7 +73,7 @@ describe('the trace over Kafka, with instrumentation-kafkajs registered', () => 
     const parents = new Map<string, string>();
     // All five in one commit, and so in one sendBatch: whatever is active then belongs to none of them.
     await process.database.transaction(async (tx) => {
-      const traced = [];
+      const traced: OutgoingMessage[] = [];
       for (const question of questions) {
         await withSpan('request', { root: true }, async (span) => {
           parents.set(question.eventId, traceparentOf(span) ?? '');
@@ -81,9 +82,10 @@ describe('the trace over Kafka, with instrumentation-kafkajs registered', () => 
       }
       await withSpan('somebody else', { root: true }, () => process.messaging.outbox.put(tx, traced));
     });
+    // At least five: a send that was repeated is a repeat in the log, and this handler has no inbox.
     const answers = await waitFor(
       () => stack.read('tool.results'),
-      (got) => got.length === 5,
+      (got) => new Set(got.map(({ headers }) => headers.correlation_id)).size === 5,
       { label: 'five answers' },
     );
     const sent = await stack.read('conversation.inbound');
@@ -165,6 +167,6 @@ describe('the trace over Kafka, with instrumentation-kafkajs registered', () => 
     ]) {
       expect(text).toContain(name);
     }
-    expect(text).toMatch(/durable_publish_total\{[^}]*path="fast"[^}]*\} 10/);
+    expect(text).toMatch(/durable_publish_total\{[^}]*path="fast"[^}]*\} 1\d/);
   });
 });

@@ -4,6 +4,9 @@ export interface MemberSigns {
   readonly lastFetchAt: number;
   readonly lastHeartbeatAt: number;
   readonly sessionTimeoutMs: number;
+  readonly rebalanceTimeoutMs: number;
+  /** The member waits for the others of its group to join. */
+  readonly joining: boolean;
 }
 
 export interface MemberHealth {
@@ -15,10 +18,10 @@ export interface MemberHealth {
 /**
  * A black hole of 60 s produces no event in kafkajs until it heals (issues 659, 267): only the age of the last answers
  * tells. A member without partitions fetches nothing and lives by its heartbeats, which kafkajs sends after each round of
- * its loop; one with partitions needs both.
+ * its loop; one with partitions needs both. A join may take as long as the slowest other member is given for it.
  */
 export function judgeMember(signs: MemberSigns): MemberHealth {
-  const bound = 1.5 * signs.sessionTimeoutMs;
+  const bound = 1.5 * signs.sessionTimeoutMs + (signs.joining ? signs.rebalanceTimeoutMs : 0);
   const fetchAgeMs = signs.now - signs.lastFetchAt;
   const heartbeatAgeMs = signs.now - signs.lastHeartbeatAt;
   const silent = fetchAgeMs > bound || heartbeatAgeMs > bound;

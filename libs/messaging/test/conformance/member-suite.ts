@@ -6,6 +6,7 @@ import { waitFor } from '@signalbox/testkit/wait';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import type { BusClient } from '../../src/bus-client.ts';
 import type { AppendHandler, Consumer, IntakeRecord } from '../../src/messaging.ts';
+import { partitionOf } from '../../src/murmur2.ts';
 import { inbound, type Process, Stack } from '../stack.ts';
 
 /** What a member of a group must hold, whatever client is behind it (DELIVERY 9, 10). On a real broker. */
@@ -57,7 +58,8 @@ export function describeMember(name: string, bus: BusClient): void {
       return { process, consumer, seen };
     }
 
-    const sessions = Array.from({ length: 24 }, () => newId());
+    // Four in each of the six partitions: tests count partitions.
+    const sessions = Array.from({ length: 6 }, (_, partition) => sessionsIn(partition, 4)).flat();
     async function send(...texts: string[]): Promise<void> {
       for (const text of texts) {
         await sender.database.transaction((tx) =>
@@ -327,8 +329,8 @@ export function describeMember(name: string, bus: BusClient): void {
       await ready(reader, 6);
       await send('s1');
       await waitFor(
-        () => new Set(reader.seen.map(({ partition }) => partition)),
-        (partitions) => partitions.size === 5,
+        () => [...new Set(reader.seen.map(({ partition }) => partition))],
+        (partitions) => partitions.length === 5,
         {
           label: 'five of six partitions',
         },
@@ -341,4 +343,14 @@ export function describeMember(name: string, bus: BusClient): void {
       expect(textsOf(reader.seen, blocked)).toEqual([...new Set(textsOf(reader.seen, blocked))]);
     });
   });
+}
+
+/** New session ids whose keys fall into the partition. */
+function sessionsIn(partition: number, count: number): string[] {
+  const found: string[] = [];
+  while (found.length < count) {
+    const session = newId();
+    if (partitionOf(`acme:${session}`, 6) === partition) found.push(session);
+  }
+  return found;
 }
