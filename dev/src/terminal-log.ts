@@ -11,6 +11,8 @@ function errorText(error: unknown): string {
 /** The lifecycle's events as lines for the person at the terminal: services log JSON, this is not one. */
 export function terminalLog(progress: Progress): LifecycleLog {
   const problem = (event: string, fields: Record<string, unknown> = {}) => {
+    // A stop came while it was starting: what was cut short is no news.
+    if (event === 'service.start_aborted') return;
     const subject = typeof fields.step === 'string' ? `${event} ${fields.step}` : event;
     if (fields.error !== undefined)
       progress(
