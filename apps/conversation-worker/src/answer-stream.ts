@@ -5,7 +5,7 @@ export type PieceKind = 'assistant.delta' | 'assistant.thinking';
 
 /** A record for the session's stream, without the headers that all of a turn's records share. */
 export interface StreamRecord {
-  readonly eventType: PieceKind | 'turn.started' | 'turn.resumed';
+  readonly eventType: PieceKind | 'turn.started' | 'turn.resumed' | 'tool.started' | 'tool.result';
   readonly value: Readonly<Record<string, unknown>>;
 }
 
@@ -42,6 +42,8 @@ const longestPieceUnits = 65_536;
 export class AnswerStream {
   readonly #options: AnswerStreamOptions;
   #opening: readonly StreamRecord[];
+  /** Cut and told, to go out together as soon as nothing is in flight. */
+  #ready: StreamRecord[] = [];
   /** Gathered and not sent, in order; neighbours are of different kinds. */
   #gathered: { kind: PieceKind; text: string }[] = [];
   #length: Record<PieceKind, number>;
@@ -51,8 +53,6 @@ export class AnswerStream {
   #notBefore = 0;
   #timer: NodeJS.Timeout | undefined;
   #draining: { resolve: () => void; reject: (error: unknown) => void }[] = [];
-  /** `draining` ends the gathering: nothing is held back any more. */
-  #closing = false;
 
   constructor(options: AnswerStreamOptions) {
     this.#options = options;
@@ -67,7 +67,7 @@ export class AnswerStream {
     }
   }
 
-  /** The text of the deltas that have left so far; after `drain`, of all. */
+  /** The text of the deltas cut so far; after `flush`, of all. */
   get text(): string {
     return this.#text;
   }
@@ -88,10 +88,22 @@ export class AnswerStream {
     this.#advance();
   }
 
+  /** Cuts all that was gathered into records, for the next send. Until then half a pair at the end is held back. */
+  flush(): void {
+    for (let piece = this.#nextPiece(true); piece !== undefined; piece = this.#nextPiece(true))
+      this.#ready.push(piece);
+  }
+
+  /** Puts an event behind the text so far; it goes out with the next drain, in one request with what is left. */
+  tell(record: StreamRecord): void {
+    this.flush();
+    if (this.#state.at !== 'failed') this.#ready.push(record);
+  }
+
   /** Sends what is left and resolves when the broker has acknowledged every record. Throws what made a record fail. */
   drain(): Promise<void> {
     if (this.#state.at === 'failed') return Promise.reject(this.#state.error);
-    this.#closing = true;
+    this.flush();
     this.#notBefore = 0;
     return new Promise((resolve, reject) => {
       this.#draining.push({ resolve, reject });
@@ -112,6 +124,7 @@ export class AnswerStream {
   #drop(): void {
     clearTimeout(this.#timer);
     this.#opening = [];
+    this.#ready = [];
     this.#gathered = [];
     if (this.#state.at === 'idle')
       this.#state = { at: 'failed', error: fault('ABORTED', 'the turn is stopping') };
@@ -126,20 +139,20 @@ export class AnswerStream {
     }
     clearTimeout(this.#timer);
     this.#timer = undefined;
-    const piece = this.#nextPiece();
-    const records = piece === undefined ? this.#opening : [...this.#opening, piece];
+    const piece = this.#ready.length > 0 ? undefined : this.#nextPiece(false);
+    const records = [...this.#opening, ...this.#ready, ...(piece === undefined ? [] : [piece])];
     this.#opening = [];
+    this.#ready = [];
     if (records.length === 0) {
-      if (this.#gathered.length > 0) return;
-      this.#closing = false;
-      for (const { resolve } of this.#draining.splice(0)) resolve();
+      if (this.#gathered.length === 0) for (const { resolve } of this.#draining.splice(0)) resolve();
       return;
     }
     this.#state = { at: 'sending' };
-    this.#notBefore = this.#closing ? 0 : performance.now() + this.#options.coalesceMs;
+    this.#notBefore = performance.now() + this.#options.coalesceMs;
     this.#sending = Promise.all(records.map((record) => this.#options.send(record))).then(
       () => {
         this.#state = { at: 'idle' };
+        if (this.#draining.length > 0) this.#notBefore = 0;
         this.#advance();
       },
       (error: unknown) => this.#fail(error),
@@ -147,10 +160,10 @@ export class AnswerStream {
   }
 
   /** Takes the next record out of what was gathered; undefined when there is nothing that may go yet. */
-  #nextPiece(): StreamRecord | undefined {
+  #nextPiece(all: boolean): StreamRecord | undefined {
     const next = this.#gathered[0];
     if (next === undefined) return undefined;
-    const whole = this.#closing || this.#gathered.length > 1 || !endsInsidePair(next.text);
+    const whole = all || this.#gathered.length > 1 || !endsInsidePair(next.text);
     const available = whole ? next.text.length : next.text.length - 1;
     const cut = cutBefore(next.text.slice(0, available), longestPieceUnits);
     if (cut === 0) return undefined;

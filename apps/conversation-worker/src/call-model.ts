@@ -24,9 +24,9 @@ export interface ModelRound {
 }
 
 /**
- * One model call: streams its text into the answer and resolves when every delta of it is acknowledged, with the outcome
- * for the journal, whose text is exactly what the deltas said. Throws the model's fault, the fault of a delta that could
- * not be sent, or the signal's reason.
+ * One model call: streams its text into the answer and resolves with the outcome for the journal, whose text is exactly
+ * what the deltas say; the caller drains the answer before it stores that. Throws the model's fault, the fault of a delta
+ * that could not be sent, or the signal's reason.
  */
 export function callModel(call: ModelCall): Promise<ModelRound> {
   return withSpan('model.call', { kind: 'client', attributes: call.attributes }, async (span) => {
@@ -70,7 +70,7 @@ export function callModel(call: ModelCall): Promise<ModelRound> {
       if (call.signal.aborted || !timeUp.aborted) throw error;
       end = 'max_turn_time';
     }
-    await answer.drain();
+    answer.flush();
     const text = answer.text.slice(textFrom);
     // An endpoint that tells no usage, or was stopped before it could, is counted by estimate.
     const inputTokens = usage?.inputTokens ?? estimateTokens(request.system) + turnTokens(request.messages);

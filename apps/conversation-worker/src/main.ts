@@ -16,11 +16,12 @@ import { startTelemetry } from '@signalbox/telemetry/telemetry';
 import { startWorker, type WorkItem } from '@signalbox/work/worker';
 import { endWaits } from './end-waits.ts';
 import { Models } from './models.ts';
+import type { OpenedTurn } from './opened-turn.ts';
 import { turnRunner } from './run-turn.ts';
 import { workerSettings } from './settings.ts';
 import { subscribe } from './subscriptions.ts';
 import { turnMetrics } from './turn-metrics.ts';
-import { type OpenedTurn, turnFormats, turnStore } from './turn-store.ts';
+import { turnFormats, turnStore } from './turn-store.ts';
 
 const service = 'conversation-worker';
 

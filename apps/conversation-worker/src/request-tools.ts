@@ -1,7 +1,8 @@
 import type { OutgoingMessage } from '@signalbox/messaging/outgoing';
 import type { ModelToolCall } from '@signalbox/model/model-port';
+import type { StreamRecord } from './answer-stream.ts';
 import { callId } from './operation-key.ts';
-import { type TurnIdentity, toolRequested, toolResult, toolStarted } from './turn-events.ts';
+import { type TurnIdentity, toolRequested, toolResultShown, toolStarted } from './turn-events.ts';
 import type { ToolOutcomeStored } from './turn-journal.ts';
 import type { NewToolStep } from './turn-store.ts';
 
@@ -21,17 +22,27 @@ export interface ToolRound {
 
 const toolNameForm = /^[A-Za-z0-9_.-]{1,64}$/;
 
+export interface RequestedTools {
+  readonly steps: readonly NewToolStep[];
+  /** For the client, to be in the log before the round is stored. */
+  readonly shown: readonly StreamRecord[];
+  /** For the executor, in the transaction that stores the round. */
+  readonly requests: readonly OutgoingMessage[];
+}
+
 /**
- * The tool steps of a round and the messages that go with them. A call that cannot be sent (no such tool for this
- * persona, arguments that are no JSON object) has its outcome at once and the model is told, as of a tool that failed.
+ * The tool steps of a round and what goes with them. A call that cannot be sent (no such tool for this persona, arguments
+ * that are no JSON object) has its outcome at once and the model is told, as of a tool that failed.
  *
- * tool.started is written here, in the transaction that enters the request, by the holder of the lane. What the executor
- * says about its start and progress is not passed on: it comes when the turn is parked and nobody holds the lane.
+ * tool.started is told by the holder of the lane, directly, before the requests are stored: once they are, the turn is
+ * parked and nobody holds the lane. If they cannot be stored, the next attempt says turn.resumed and begins the round
+ * again. For the same reason the executor's own reports of start and progress are not passed on.
  */
-export function requestTools(round: ToolRound): { steps: NewToolStep[]; messages: OutgoingMessage[] } {
+export function requestTools(round: ToolRound): RequestedTools {
   const { turn, attempt } = round;
   const steps: NewToolStep[] = [];
-  const messages: OutgoingMessage[] = [];
+  const shown: StreamRecord[] = [];
+  const requests: OutgoingMessage[] = [];
   for (const [at, call] of round.calls.entries()) {
     const step = round.firstStep + at;
     const known = round.tools.find(({ name }) => name === call.name);
@@ -41,7 +52,7 @@ export function requestTools(round: ToolRound): { steps: NewToolStep[]; messages
     const id = callId(turn.turnId, step, tool, input.arguments);
     const waitMs = Math.max(0, Math.min((known?.timeoutMs ?? 0) + round.toolWaitMs, round.leftMs));
     const request = { step, callId: id, input, deadlineAt: new Date(round.nowMs + waitMs).toISOString() };
-    messages.push(toolStarted(turn, attempt, request));
+    shown.push(toolStarted(turn.turnId, attempt, request));
     const outcome =
       known === undefined
         ? refusal('unknown_tool', 'TOOL_UNKNOWN', `there is no tool ${tool}`)
@@ -49,13 +60,10 @@ export function requestTools(round: ToolRound): { steps: NewToolStep[]; messages
           ? refusal('invalid_arguments', 'TOOL_INVALID_ARGUMENTS', 'the arguments are not a JSON object')
           : undefined;
     steps.push({ step, callId: id, input, outcome, waitMs });
-    messages.push(
-      outcome === undefined
-        ? toolRequested(turn, attempt, request)
-        : toolResult(turn, attempt, { step, callId: id, tool }, outcome),
-    );
+    if (outcome === undefined) requests.push(toolRequested(turn, attempt, request));
+    else shown.push(toolResultShown(turn.turnId, attempt, { step, callId: id, tool }, outcome));
   }
-  return { steps, messages };
+  return { steps, shown, requests };
 }
 
 function refusal(outcome: string, error_code: string, message: string): ToolOutcomeStored {

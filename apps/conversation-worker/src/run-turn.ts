@@ -1,4 +1,4 @@
-import type { EndReason } from '@signalbox/contracts/conversation-outbound';
+import { type EndReason, isDeltaEvent } from '@signalbox/contracts/conversation-outbound';
 import { headerNames, type RecordHeaders } from '@signalbox/contracts/headers';
 import { asFault, fault } from '@signalbox/faults/fault';
 import type { Outbox } from '@signalbox/messaging/messaging';
@@ -11,12 +11,13 @@ import { AnswerStream, type StreamRecord } from './answer-stream.ts';
 import { callModel, type ModelRound } from './call-model.ts';
 import { conversationOf, turnTokens } from './history-window.ts';
 import type { Models } from './models.ts';
+import type { OpenedTurn, Persona, TurnPayload } from './opened-turn.ts';
 import { requestTools } from './request-tools.ts';
-import { assistantError, assistantFinal, openingEvent, type TurnIdentity } from './turn-events.ts';
+import { assistantError, assistantFinal, directEvent, type TurnIdentity } from './turn-events.ts';
 import { type JournalSummary, nextStep, type Step, summarize } from './turn-journal.ts';
 import { afterRound, limitsOf, type TurnLimits } from './turn-limits.ts';
 import type { TurnMetrics } from './turn-metrics.ts';
-import type { OpenedTurn, Persona, TurnPayload, TurnStore } from './turn-store.ts';
+import type { TurnStore } from './turn-store.ts';
 
 export interface TurnParts {
   readonly store: TurnStore;
@@ -51,10 +52,9 @@ const openingWaitMs = 5;
  *   - a further run of the same attempt (back from a park): nothing, the deltas go on behind those already there
  *   - the first run of a later attempt: turn.resumed {keep_chars: 0}, then the finished steps' text as one delta
  *
- * One writer a session (DELIVERY 18): the holder of the lane writes deltas and openings directly, tool events and the
- * final through the outbox in transactions that hold the lane's lock. While a turn is parked nobody holds its lane; the
- * intake of a tool's outcome then writes tool.result, in its transaction, under the same lock and through the outbox
- * alone. Whoever claims the lane later sees such a row if it is not sent yet, and sends it before its first direct record.
+ * One writer a session (DELIVERY 18): the holder of the lane writes openings, deltas and tool.started directly, the final
+ * through the outbox in the transaction that ends its turn. While a turn is parked nobody holds its lane; the intake of a
+ * tool's outcome then writes tool.result, in its transaction, under the lane's lock and through the outbox alone. Whoever claims the lane later sees such a row if it is not sent yet, and sends it before its first direct record.
  *
  * Order of a holder's own records: deltas and the rows of one process share one queue a key, every delta is acknowledged
  * before a transaction that ends the round is begun, and after a lost lease nothing is sent: each send asks the lease
@@ -228,7 +228,7 @@ function decide(run: Run, summary: JournalSummary, round: ModelRound) {
 /** Ends a round of tools. Answers its tool steps: those without an outcome are waited for, and the turn is parked. */
 async function storeRound(run: Run, { outcome }: ModelRound, step: number): Promise<Step[]> {
   const { parts, item, turn, opened, lease } = run;
-  const { steps, messages } = requestTools({
+  const { steps, shown, requests } = requestTools({
     turn,
     attempt: item.attempt,
     firstStep: step + 1,
@@ -238,7 +238,9 @@ async function storeRound(run: Run, { outcome }: ModelRound, step: number): Prom
     leftMs: run.limits.maxTurnMs - opened.elapsedMs - (performance.now() - run.startedAt),
     nowMs: Date.now(),
   });
-  await parts.store.storeRound(item, lease, { step, outcome, toolSteps: steps, messages });
+  for (const record of shown) run.answer.tell(record);
+  await run.answer.drain();
+  await parts.store.storeRound(item, lease, { step, outcome, toolSteps: steps, messages: requests });
   parts.log.debug('turn.tools_requested', { turnId: item.id, step, calls: steps.length });
   return steps.map(({ step: at, callId, input, outcome: known }) => ({
     kind: 'tool',
@@ -258,7 +260,6 @@ async function finish(
   endReason: EndReason,
 ): Promise<void> {
   const { parts, item, payload, turn, lease } = run;
-  // An opening may still be in flight where the time was up before the model was asked.
   await run.answer.drain();
   // Calls that a limit kept from running are no part of the history: every call in it has its result.
   const spoken = round === undefined ? summary.messages : summary.messages.slice(0, -1);
@@ -318,7 +319,7 @@ function openingOf(
   return [resumed, { eventType: 'assistant.delta', value: { ...turn, at: 0, text: summary.text } }];
 }
 
-/** Sends the records of a run. Openings are events with all headers; deltas carry three (DELIVERY 4). */
+/** Sends the records of a run: events with all headers, deltas with three (DELIVERY 4). */
 function sender(parts: TurnParts, turn: TurnIdentity, key: string, lease: Lease) {
   const traceparent = currentTraceparent();
   // On a stop what is in flight comes to its end; a lost lease withdraws what the broker has not yet.
@@ -328,11 +329,10 @@ function sender(parts: TurnParts, turn: TurnIdentity, key: string, lease: Lease)
   });
   return async (record: StreamRecord): Promise<void> => {
     if (!lease.holds()) throw fault('LEASE_LOST', 'the lease has run out');
-    const opening = record.eventType === 'turn.started' || record.eventType === 'turn.resumed';
-    const event = openingEvent(turn, record);
-    const headers = opening
-      ? toRecord(event, traceparent, parts.service).headers
-      : deltaHeaders(record.eventType, event.schema, traceparent);
+    const event = directEvent(turn, record);
+    const headers = isDeltaEvent(record.eventType)
+      ? deltaHeaders(record.eventType, event.schema, traceparent)
+      : toRecord(event, traceparent, parts.service).headers;
     await parts.direct({ topic: event.topic, key, headers, value: record.value }, lost.signal);
   };
 }

@@ -3,8 +3,9 @@ import { readValue } from '@signalbox/contracts/validate';
 import type { IntakeHandler, IntakeRecord, OutgoingMessage } from '@signalbox/messaging/messaging';
 import { poisonRecord } from '@signalbox/messaging/poison-record';
 import type { Worker, WorkItem, WorkRow } from '@signalbox/work/worker';
+import type { OpenedTurn, TurnPayload } from './opened-turn.ts';
 import { turnQueued } from './turn-events.ts';
-import type { OpenedTurn, TurnPayload, TurnStore } from './turn-store.ts';
+import type { TurnStore } from './turn-store.ts';
 
 export interface TakeMessagesParts {
   readonly store: TurnStore;

@@ -49,8 +49,8 @@ function outbound(turn: TurnIdentity, eventType: string, value: object, eventId 
   };
 }
 
-/** The events of a turn that go straight to the broker: the opening of a run. */
-export function openingEvent(turn: TurnIdentity, record: StreamRecord): OutgoingMessage {
+/** An event that its holder sends straight to the broker, as a message: with an id and all headers. */
+export function directEvent(turn: TurnIdentity, record: StreamRecord): OutgoingMessage {
   return outbound(turn, record.eventType, record.value);
 }
 
@@ -59,36 +59,53 @@ export function turnQueued(turn: TurnIdentity, position: number): OutgoingMessag
   return outbound(turn, 'turn.queued', value);
 }
 
-export function toolStarted(turn: TurnIdentity, attempt: number, call: CallToRequest): OutgoingMessage {
+export function toolStarted(turnId: string, attempt: number, call: CallToRequest): StreamRecord {
   const value: ToolStartedShown = {
-    turn_id: turn.turnId,
+    turn_id: turnId,
     attempt,
     step: call.step,
     call_id: call.callId,
     tool: call.input.tool,
     arguments: { ...call.input.arguments },
   };
-  return outbound(turn, 'tool.started', value);
+  return { eventType: 'tool.started', value: { ...value } };
 }
 
-export function toolResult(
-  turn: TurnIdentity,
+export interface ShownCall {
+  readonly step: number;
+  readonly callId: string;
+  readonly tool: string;
+}
+
+export function toolResultShown(
+  turnId: string,
   attempt: number,
-  call: { readonly step: number; readonly callId: string; readonly tool: string },
+  call: ShownCall,
   outcome: ToolOutcomeStored,
-): OutgoingMessage {
-  const value: ToolResultShown = {
-    turn_id: turn.turnId,
+): StreamRecord {
+  const value: Omit<ToolResultShown, 'outcome'> & { outcome: string } = {
+    turn_id: turnId,
     attempt,
     step: call.step,
     call_id: call.callId,
     tool: call.tool,
-    outcome: outcome.outcome as ToolResultShown['outcome'],
+    outcome: outcome.outcome,
     output: outcome.output,
     truncated: outcome.truncated,
     duration_ms: outcome.duration_ms,
   };
-  return outbound(turn, 'tool.result', value);
+  return { eventType: 'tool.result', value };
+}
+
+/** The same as a message for the outbox: of a turn that is parked. */
+export function toolResult(
+  turn: TurnIdentity,
+  attempt: number,
+  call: ShownCall,
+  outcome: ToolOutcomeStored,
+): OutgoingMessage {
+  const { eventType, value } = toolResultShown(turn.turnId, attempt, call, outcome);
+  return outbound(turn, eventType, value);
 }
 
 /** The request itself: answered to this service, under the operation key, which is also what makes it run once. */

@@ -126,12 +126,13 @@ describe('a round of tools', () => {
     });
 
   test('requests what can be sent, with the deadline', () => {
-    const { steps, messages } = round('echo', '{"text":"x"}');
+    const { steps, shown, requests } = round('echo', '{"text":"x"}');
     expect(steps).toMatchObject([
       { step: 4, outcome: undefined, waitMs: 1_500, input: { arguments: { text: 'x' } } },
     ]);
-    expect(messages.map(({ eventType }) => eventType)).toEqual(['tool.started', 'tool.requested']);
-    expect(messages[1]?.value).toMatchObject({ deadline_at: '1970-01-01T00:00:01.500Z', attempt: 2 });
+    expect(shown.map(({ eventType }) => eventType)).toEqual(['tool.started']);
+    expect(requests).toHaveLength(1);
+    expect(requests[0]?.value).toMatchObject({ deadline_at: '1970-01-01T00:00:01.500Z', attempt: 2 });
   });
 
   test.each([
@@ -140,9 +141,10 @@ describe('a round of tools', () => {
     ['echo', '{"te', 'invalid_arguments'],
     ['not a name at all!', '{}', 'unknown_tool'],
   ])('%s %s is answered here', (name, args, outcome) => {
-    const { steps, messages } = round(name, args);
+    const { steps, shown, requests } = round(name, args);
     expect(steps[0]?.outcome?.outcome).toBe(outcome);
-    expect(messages.map(({ eventType }) => eventType)).toEqual(['tool.started', 'tool.result']);
+    expect(shown.map(({ eventType }) => eventType)).toEqual(['tool.started', 'tool.result']);
+    expect(requests).toEqual([]);
   });
 
   test('waits no longer than the turn has', () => {
