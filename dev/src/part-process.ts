@@ -37,11 +37,11 @@ function lastLines(file: string, count: number): string {
   }
 }
 
-function waitForEnd(child: ChildProcess, name: string): Promise<string> {
+function waitForEnd(child: ChildProcess): Promise<string> {
   return new Promise((resolve) => {
-    child.once('error', (error) => resolve(`${name} could not be started: ${error.message}`));
+    child.once('error', (error) => resolve(`could not be started: ${error.message}`));
     child.once('exit', (code, signal) =>
-      resolve(signal === null ? `${name} ended with code ${code}` : `${name} was ended by ${signal}`),
+      resolve(signal === null ? `ended with code ${code}` : `was ended by ${signal}`),
     );
   });
 }
@@ -63,14 +63,16 @@ export function spawnPart(part: PartCommand, keeper: Keeper): PartProcess {
   closeSync(log);
   const { pid } = child;
   let stopping = false;
-  const ended = waitForEnd(child, part.name).then((sentence) => {
+  const ended = waitForEnd(child).then((sentence) => {
     if (pid !== undefined) keeper.forget(pid);
     return sentence;
   });
   if (pid !== undefined) keeper.watch(pid, part.stopSignal);
   const failed = ended.then((sentence) => {
     if (stopping) return new Promise<never>(() => {});
-    throw new PartProblem(`${sentence}; the end of ${part.logFile}:\n${lastLines(part.logFile, 8)}`);
+    throw new PartProblem(
+      `${part.name} ${sentence}; the end of ${part.logFile}:\n${lastLines(part.logFile, 8)}`,
+    );
   });
   // Who waits for the start looks at it; later nobody has to.
   failed.catch(() => {});
