@@ -1,15 +1,20 @@
+import { loadSettings } from '@signalbox/config/settings';
+import { givenSources } from '@signalbox/config/sources';
 import { newId } from '@signalbox/contracts/ids';
+import type { SourceTopicName } from '@signalbox/contracts/topics';
 import { putRows } from '@signalbox/messaging/outbox-sql';
 import { type OutgoingMessage, toRecord } from '@signalbox/messaging/outgoing';
+import { readAll } from '@signalbox/messaging/read-topic';
 import { type Database, openDatabase } from '@signalbox/postgres/database';
 import { silentLog, silentMetrics } from '@signalbox/telemetry/silent';
 import { createTestDatabase, type TestDatabase } from '@signalbox/testkit/database';
 import { startFaultProxy } from '@signalbox/testkit/fault-proxy';
 import { testInfra } from '@signalbox/testkit/infra';
-import { type SpawnedService, spawnService } from '@signalbox/testkit/service';
+import { launchService, type SpawnedService, spawnService } from '@signalbox/testkit/service';
 import { type OwnTopics, ownTopics } from '@signalbox/testkit/topics';
 import { waitFor } from '@signalbox/testkit/wait';
 import { afterAll, beforeAll, expect, it } from 'vitest';
+import { outboxSyncSettings } from '../src/settings.ts';
 
 let topics: OwnTopics;
 let testDatabase: TestDatabase;
@@ -35,8 +40,8 @@ afterAll(async () => {
   await Promise.all([testDatabase?.drop(), topics?.drop()]);
 });
 
-function start(env: Record<string, string> = {}): Promise<SpawnedService> {
-  return spawnService('outbox-sync', {
+function environment(): Record<string, string> {
+  return {
     DATABASE_URL: testDatabase.url,
     DATABASE_POOL_SIZE: '4',
     DATABASE_MAX_OVERFLOW: '0',
@@ -44,8 +49,19 @@ function start(env: Record<string, string> = {}): Promise<SpawnedService> {
     KAFKA_TOPIC_PREFIX: topics.prefix,
     KAFKA_GROUP_ID: 'outbox-sync-test',
     OUTBOX_STALE_MS: '300',
-    ...env,
-  });
+  };
+}
+
+function start(env: Record<string, string> = {}): Promise<SpawnedService> {
+  return spawnService('outbox-sync', { ...environment(), ...env });
+}
+
+/** What is in the topic now, in the order of the log. */
+function readTopic(topic: SourceTopicName): Promise<{ key: string; value: { n?: number } }[]> {
+  const settings = loadSettings('outbox-sync', outboxSyncSettings, givenSources(environment()));
+  return readAll({ settings, topic, log: silentLog }).then((records) =>
+    records.map(({ key, value }) => ({ key: key ?? '', value: JSON.parse(value?.toString() ?? '{}') })),
+  );
 }
 
 function message(session: string, topic: OutgoingMessage['topic'] = 'conversation.inbound'): OutgoingMessage {
@@ -109,6 +125,32 @@ it('goes on with other topics while one is missing', async () => {
   await put(null, [message(newId())]);
   await waitFor(rowsLeft, (left) => left === 1, { label: 'only the row of the missing topic' });
   await testDatabase.query('delete from messaging.outbox');
+});
+
+it('what a killed process has committed is published, in order, whatever it was killed in the middle of', async () => {
+  const sessions = Array.from({ length: 4 }, () => newId());
+  const writer = launchService('writer', environment(), {
+    entry: new URL('./writer-process.ts', import.meta.url),
+    args: [sessions.join(',')],
+  });
+  await waitFor(
+    () => writer.logs.length,
+    (committed) => committed > 400,
+    { label: '400 commits' },
+  );
+  writer.kill('SIGKILL');
+  await writer.exited;
+  await using _relay = await start();
+  await waitFor(rowsLeft, (left) => left === 0, { label: 'an empty outbox' });
+  const log = await readTopic('conversation.inbound');
+  for (const session of sessions) {
+    const firsts = [
+      ...new Set(log.filter(({ key }) => key === `acme:${session}`).map(({ value }) => value.n)),
+    ];
+    expect(firsts).toEqual(firsts.map((_, i) => i + 1)); // in order and without a gap
+    const told = writer.logs.filter((each) => each.session === session).length;
+    expect(firsts.length).toBeGreaterThanOrEqual(told); // one more may have committed unsaid
+  }
 });
 
 it('stays up while the broker is away, is unready, and has published the backlog soon after it is back', async () => {

@@ -16,6 +16,8 @@ export interface CreateTopicsOptions {
   readonly timeoutMs?: number;
 }
 
+const ledBoundMs = 10_000;
+
 /**
  * Makes the topics that are missing; idempotent. A partition count is never changed in place: it would move keys to
  * other partitions behind the back of every order (DELIVERY 21).
@@ -70,10 +72,28 @@ async function createMissing(
       })),
     });
   }
+  await Promise.all(missing.map((topic) => untilLed(admin, named(topic))));
   const { topics: found } = await admin.fetchTopicMetadata({ topics: wanted.map(named) });
   const counts = new Map(found.map(({ name, partitions }) => [name, partitions.length]));
   refuseOtherCounts(wanted, (topic) => counts.get(named(topic)));
   return missing.map(named);
+}
+
+/**
+ * Waits until the brokers serve every partition. Metadata names a leader before that broker knows of its office; who
+ * sends or fetches in between is refused (NOT_LEADER), and a batch over several partitions is then sent twice.
+ */
+async function untilLed(admin: Admin, name: string): Promise<void> {
+  const end = performance.now() + ledBoundMs;
+  for (;;) {
+    try {
+      await admin.fetchTopicOffsets(name);
+      return;
+    } catch (error) {
+      if (performance.now() >= end) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+  }
 }
 
 /** @throws CONFIG_INVALID naming every topic whose partition count is not the table's. Missing topics pass. */

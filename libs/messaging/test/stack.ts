@@ -1,11 +1,10 @@
-import { randomBytes } from 'node:crypto';
 import { kafkaSettings } from '@signalbox/config/kafka-settings';
 import { outboxSettings } from '@signalbox/config/outbox-settings';
 import { loadSettings } from '@signalbox/config/settings';
 import { givenSources } from '@signalbox/config/sources';
 import { newId } from '@signalbox/contracts/ids';
 import { sessionKey } from '@signalbox/contracts/keys';
-import type { SourceTopicName } from '@signalbox/contracts/topics';
+import type { SourceTopicName, TopicName } from '@signalbox/contracts/topics';
 import { type Database, openDatabase } from '@signalbox/postgres/database';
 import { silentLog, silentMetrics } from '@signalbox/telemetry/silent';
 import type { Logger, Metrics } from '@signalbox/telemetry/telemetry';
@@ -17,6 +16,7 @@ import type { BusClient } from '../src/bus-client.ts';
 import { createKafka, fewTries } from '../src/kafka-client.ts';
 import { type Messaging, type MessagingSettings, openMessaging } from '../src/messaging.ts';
 import type { OutgoingMessage } from '../src/outgoing.ts';
+import { readAll } from '../src/read-topic.ts';
 
 export interface LogLine {
   readonly level: string;
@@ -138,43 +138,15 @@ export class Stack {
   }
 
   /** Everything that is in the topic now, in offset order within each partition. */
-  async read(topic: string): Promise<ReadRecord[]> {
-    const admin = this.kafka().admin();
-    await admin.connect();
-    const wire = this.topics.prefix + topic;
-    const ends = await admin.fetchTopicOffsets(wire);
-    await admin.disconnect();
-    const left = new Map(
-      ends.filter(({ low, high }) => low !== high).map(({ partition, high }) => [partition, BigInt(high)]),
-    );
-    const records: ReadRecord[] = [];
-    if (left.size === 0) return records;
-    const consumer = this.kafka().consumer({
-      groupId: `${this.topics.prefix}read-${randomBytes(4).toString('hex')}`,
-    });
-    const { promise, resolve } = Promise.withResolvers<void>();
-    await consumer.connect();
-    await consumer.subscribe({ topic: wire, fromBeginning: true });
-    await consumer.run({
-      autoCommit: false,
-      eachMessage: async ({ partition, message }) => {
-        records.push({
-          partition,
-          offset: BigInt(message.offset),
-          key: message.key?.toString() ?? '',
-          value: message.value?.toString() ?? '',
-          headers: Object.fromEntries(
-            Object.entries(message.headers ?? {}).map(([name, value]) => [name, value?.toString() ?? '']),
-          ),
-        });
-        const high = left.get(partition);
-        if (high !== undefined && BigInt(message.offset) + 1n >= high) left.delete(partition);
-        if (left.size === 0) resolve();
-      },
-    });
-    await promise;
-    await consumer.disconnect();
-    return records;
+  async read(topic: TopicName): Promise<ReadRecord[]> {
+    const records = await readAll({ settings: this.settings(), topic, log: silentLog });
+    return records.map(({ partition, offset, key, value, headers }) => ({
+      partition,
+      offset,
+      key: key ?? '',
+      value: value?.toString() ?? '',
+      headers,
+    }));
   }
 
   async drop(): Promise<void> {
