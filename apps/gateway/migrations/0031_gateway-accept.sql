@@ -37,13 +37,16 @@ declare
   v_slice text[];
   v_part gateway.accept_result[];
 begin
-  perform messaging.outbox_lock(
-    (select array_agg(p_topic) from unnest(p_event_ids)),
-    (select array_agg(t.tenant || ':' || s.id order by s.ord)
-       from unnest(p_session_ids) with ordinality s(id, ord)
-       join (select u.tenant, u.upto, coalesce(lag(u.upto) over (order by u.n), 0) as after
-               from unnest(p_tenants, p_upto) with ordinality u(tenant, upto, n)) t
-         on s.ord > t.after and s.ord <= t.upto));
+  -- One tenant and no key: outbox_put below takes the same locks in the same order, and nothing is waited for before it.
+  if cardinality(p_tenants) > 1 or exists (select from unnest(p_keys) k where k is not null) then
+    perform messaging.outbox_lock(
+      (select array_agg(p_topic) from unnest(p_event_ids)),
+      (select array_agg(t.tenant || ':' || s.id order by s.ord)
+         from unnest(p_session_ids) with ordinality s(id, ord)
+         join (select u.tenant, u.upto, coalesce(lag(u.upto) over (order by u.n), 0) as after
+                 from unnest(p_tenants, p_upto) with ordinality u(tenant, upto, n)) t
+           on s.ord > t.after and s.ord <= t.upto));
+  end if;
 
   for v_step in 1 .. cardinality(p_tenants) loop
     v_tenant := p_tenants[v_step];

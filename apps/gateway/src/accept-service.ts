@@ -27,8 +27,9 @@ export interface AcceptService {
 /** One statement stores at most so much (DELIVERY 5, 25). */
 const maxRows = 256;
 const maxTenants = 64;
-/** A second statement runs while the first waits for its commit; more of them only make each smaller. */
+/** One statement at a time took 30 % more accepts than two at 32 connections on two cores (five pairs). */
 const statementsAtOnce = 2;
+const secondStatementAtRows = 64;
 const maxWaitingRows = 10_000;
 const refreshMs = 500;
 
@@ -59,6 +60,7 @@ export function createAcceptService(parts: {
     maxGroups: maxTenants,
     groupOf: (row) => row.tenant,
     concurrency: statementsAtOnce,
+    besideAt: secondStatementAtRows,
     maxWaiting: maxWaitingRows,
     async run(rows) {
       pool.busy += 1;

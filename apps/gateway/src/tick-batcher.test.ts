@@ -3,7 +3,9 @@ import { describe, expect, it } from 'vitest';
 import { createTickBatcher, groupByTenant } from './tick-batcher.ts';
 
 function batcher(
-  overrides: { maxItems?: number; maxGroups?: number; concurrency?: number; maxWaiting?: number } = {},
+  overrides: Partial<
+    Record<'maxItems' | 'maxGroups' | 'concurrency' | 'maxWaiting' | 'besideAt', number>
+  > = {},
 ) {
   const batches: string[][] = [];
   const gates: (() => void)[] = [];
@@ -46,6 +48,21 @@ describe('tick batcher', () => {
     await all[0];
     await nextTick();
     expect(batches[2]).toEqual(['a:3', 'a:4']);
+    release();
+    release();
+    await Promise.all(all);
+  });
+
+  it('begins a second batch beside the first only when enough waits', async () => {
+    const { subject, batches, release } = batcher({ concurrency: 2, besideAt: 3 });
+    const all = [subject.add('a:1')];
+    await nextTick();
+    all.push(subject.add('a:2'), subject.add('a:3'));
+    await nextTick();
+    expect(batches).toHaveLength(1);
+    all.push(subject.add('a:4'));
+    await nextTick();
+    expect(batches).toEqual([['a:1'], ['a:2', 'a:3', 'a:4']]);
     release();
     release();
     await Promise.all(all);

@@ -8,8 +8,13 @@ export interface TickBatcherOptions<T, R> {
   /** Distinct groups (tenants) of one batch at most. */
   readonly maxGroups: number;
   groupOf(item: T): string;
-  /** Batches under way at once; items that come meanwhile wait together and make the next batch bigger. */
+  /** Batches under way at once. */
   readonly concurrency: number;
+  /**
+   * A batch begins beside another only when so many items wait: two small statements cost the database more than one
+   * that is twice as large, but a statement that hangs must not hold everybody up. Default 1.
+   */
+  readonly besideAt?: number;
   /** Items waiting at most; past it `add` throws DATABASE_UNAVAILABLE at once, for waiting would not help. */
   readonly maxWaiting: number;
 }
@@ -30,17 +35,21 @@ interface Waiting<T, R> {
  * end of its tick, under load a batch grows by itself while the ones before it are at the database.
  */
 export function createTickBatcher<T, R>(options: TickBatcherOptions<T, R>): TickBatcher<T, R> {
-  const { run, maxItems, maxGroups, groupOf, concurrency, maxWaiting } = options;
+  const { run, maxItems, maxGroups, groupOf, concurrency, besideAt = 1, maxWaiting } = options;
   let waiting: Waiting<T, R>[] = [];
   let running = 0;
   let scheduled = false;
 
+  function mayRun(): boolean {
+    return running < concurrency && waiting.length >= (running === 0 ? 1 : besideAt);
+  }
+
   function schedule(): void {
-    if (scheduled || running >= concurrency || waiting.length === 0) return;
+    if (scheduled || !mayRun()) return;
     scheduled = true;
     setImmediate(() => {
       scheduled = false;
-      while (running < concurrency && waiting.length > 0) void runBatch(take());
+      while (mayRun()) void runBatch(take());
     });
   }
 
