@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { collect } from '../test/collect.ts';
 import { namedEventStream, type ScriptedEndpoint, scriptedEndpoint } from '../test/scripted-endpoint.ts';
 import { createAnthropicModel } from './anthropic-model.ts';
 import { type BoundedFetch, createBoundedFetch } from './bounded-fetch.ts';
@@ -32,7 +33,7 @@ const request: ModelRequest = {
 };
 
 function all(given: ModelRequest = request): Promise<ModelEvent[]> {
-  return Array.fromAsync(model.stream(given, new AbortController().signal));
+  return collect(model.stream(given, new AbortController().signal));
 }
 
 const start = { type: 'message_start', message: { usage: { input_tokens: 11, output_tokens: 1 } } };

@@ -1,5 +1,6 @@
 import { waitFor } from '@signalbox/testkit/wait';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { collect } from '../test/collect.ts';
 import { eventStream, type ScriptedEndpoint, scriptedEndpoint } from '../test/scripted-endpoint.ts';
 import { type BoundedFetch, createBoundedFetch } from './bounded-fetch.ts';
 import type { Model, ModelEvent, ModelRequest } from './model-port.ts';
@@ -34,7 +35,7 @@ const request: ModelRequest = {
 const never = new AbortController().signal;
 
 async function all(given: ModelRequest = request, signal = never): Promise<ModelEvent[]> {
-  return Array.fromAsync(model.stream(given, signal));
+  return collect(model.stream(given, signal));
 }
 
 const piece = (delta: object, finish_reason: string | null = null) => ({
@@ -207,7 +208,7 @@ describe('faults', () => {
       timeoutMs: 300,
       http,
     });
-    await expect(Array.fromAsync(nobody.stream(request, never))).rejects.toMatchObject({
+    await expect(collect(nobody.stream(request, never))).rejects.toMatchObject({
       code: 'MODEL_UNAVAILABLE',
     });
   });

@@ -1,9 +1,9 @@
 import { createBreaker } from '@signalbox/breaker/breaker';
 import { type Fault, fault, isFault } from '@signalbox/faults/fault';
-import { silentLog, silentMetrics } from '@signalbox/telemetry/silent';
 import { type LaunchedService, launchService } from '@signalbox/testkit/service';
 import { waitFor } from '@signalbox/testkit/wait';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { collect, silent } from '../test/collect.ts';
 import { type BoundedFetch, createBoundedFetch } from './bounded-fetch.ts';
 import type { Model, ModelEvent, ModelRequest } from './model-port.ts';
 import { openProfile, type ResolvedProfile, resolveProfile } from './profiles.ts';
@@ -57,7 +57,7 @@ function resilient(...profiles: ResolvedProfile[]): { model: Model; chain: Guard
     port: openProfile(profile, http, 500),
     breaker: createBreaker({
       ...{ name: `model:${profile.name}`, timeoutMs: 500, errorThresholdPercentage: 50, resetTimeoutMs: 200 },
-      ...{ volumeThreshold: 3, metrics: silentMetrics, log: silentLog },
+      ...{ volumeThreshold: 3, ...silent },
       counts: (error) => !isFault(error, 'MODEL_REFUSED') && !isFault(error, 'ABORTED'),
     }),
   }));
@@ -81,20 +81,20 @@ const textOf = (events: readonly ModelEvent[]) =>
 describe.each(['openai', 'anthropic'] as const)('the stand-in model over its %s API', (provider) => {
   test('answers, calls tools and counts', async () => {
     const { model } = resilient(profileOf('a', provider));
-    const said = await Array.fromAsync(model.stream(ask('say hello you'), never));
+    const said = await collect(model.stream(ask('say hello you'), never));
     expect(said[0]).toEqual({ type: 'served', profile: 'a', model: 'model-a' });
     expect(textOf(said)).toBe('hello you');
     expect(said.at(-1)).toEqual({ type: 'end', reason: 'stop' });
     expect(said.find(({ type }) => type === 'usage')).toMatchObject({ outputTokens: 2 });
 
-    const called = await Array.fromAsync(model.stream(ask('calls 2'), never));
+    const called = await collect(model.stream(ask('calls 2'), never));
     expect(called.filter(({ type }) => type === 'tool_call')).toHaveLength(2);
     expect(called.at(-1)).toEqual({ type: 'end', reason: 'tool_calls' });
   });
 
   test('is held to the output limit of its profile', async () => {
     const { model } = resilient(profileOf('a', provider));
-    const events = await Array.fromAsync(model.stream(ask('long 80'), never));
+    const events = await collect(model.stream(ask('long 80'), never));
     expect(events.at(-1)).toEqual({ type: 'end', reason: 'length' });
   });
 
@@ -106,7 +106,7 @@ describe.each(['openai', 'anthropic'] as const)('the stand-in model over its %s 
   ])('%s before the first token is tried again', async (_, order, code) => {
     await faults({ match: 'hello', times: 1, ...order });
     const { model } = resilient(profileOf('a', provider));
-    expect(textOf(await Array.fromAsync(model.stream(ask('say hello'), never)))).toBe('hello');
+    expect(textOf(await collect(model.stream(ask('say hello'), never)))).toBe('hello');
     expect(failures.map((each) => each.fault.code)).toEqual([code]);
   });
 
@@ -134,7 +134,7 @@ describe('a chain of profiles', () => {
     ] as const) {
       await faults({ match: 'hello', ...order });
       const { model } = resilient(profileOf('a', 'openai'), profileOf('b', 'anthropic'));
-      const events = await Array.fromAsync(model.stream(ask('say hello'), never));
+      const events = await collect(model.stream(ask('say hello'), never));
       expect(events[0]).toMatchObject({ type: 'served', profile: 'b', model: 'model-b' });
       expect(failures).toHaveLength(tries);
     }
@@ -143,7 +143,7 @@ describe('a chain of profiles', () => {
   test('ends with the last fault when all fail', async () => {
     await faults({ status: 503 });
     const { model } = resilient(profileOf('a', 'openai'), profileOf('b', 'anthropic'));
-    await expect(Array.fromAsync(model.stream(ask('say x'), never))).rejects.toMatchObject({
+    await expect(collect(model.stream(ask('say x'), never))).rejects.toMatchObject({
       code: 'MODEL_UNAVAILABLE',
     });
     expect(failures).toHaveLength(6);
@@ -152,15 +152,15 @@ describe('a chain of profiles', () => {
   test('an open breaker is passed over, and closes again by a probe', async () => {
     await faults({ match: 'hello', times: 3, status: 500 });
     const { model, chain } = resilient(profileOf('a', 'openai'), profileOf('b', 'openai'));
-    await Array.fromAsync(model.stream(ask('say hello'), never));
+    await collect(model.stream(ask('say hello'), never));
     expect(chain[0]?.breaker.state).toBe('open');
-    await Array.fromAsync(model.stream(ask('say hello'), never));
+    await collect(model.stream(ask('say hello'), never));
     expect(failures.at(-1)).toMatchObject({ profile: 'a', fault: { code: 'BREAKER_OPEN' } });
     await waitFor(
       () => chain[0]?.breaker.state,
       (state) => state === 'half-open',
     );
-    const events = await Array.fromAsync(model.stream(ask('say hello'), never));
+    const events = await collect(model.stream(ask('say hello'), never));
     expect(events[0]).toMatchObject({ profile: 'a' });
     expect(chain[0]?.breaker.state).toBe('closed');
   });
@@ -171,7 +171,7 @@ describe('an abort', () => {
     const stop = new AbortController();
     await faults({ match: 'hello', status: 429, retryAfterMs: 40 });
     const { model } = resilient(profileOf('a', 'openai'));
-    const asked = Array.fromAsync(model.stream(ask('say hello'), stop.signal));
+    const asked = collect(model.stream(ask('say hello'), stop.signal));
     stop.abort(fault('DRAINING', 'stopping'));
     await expect(asked).rejects.toMatchObject({ code: 'DRAINING' });
 
