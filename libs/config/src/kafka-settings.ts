@@ -79,14 +79,14 @@ export const kafkaSettings = {
   kafkaConnectionTimeoutMs: integer({
     env: 'KAFKA_CONNECTION_TIMEOUT_MS',
     doc: 'Bound of opening a connection to a broker.',
-    default: 3_000,
+    default: 500,
     min: 100,
     max: 60_000,
   }),
   kafkaRequestTimeoutMs: integer({
     env: 'KAFKA_REQUEST_TIMEOUT_MS',
     doc: 'Bound of one request to a broker.',
-    default: 10_000,
+    default: 5_000,
     min: 100,
     max: 300_000,
   }),
