@@ -5,7 +5,7 @@ import { partitionOf } from './murmur2.ts';
 import type { PlainRecord, Receipt } from './outgoing.ts';
 import type { PlacedRecord, ProducerClient } from './producer-client.ts';
 import { judgeSend, refusalReason } from './send-errors.ts';
-import { SendQueue } from './send-queue.ts';
+import { type Queued, SendQueue } from './send-queue.ts';
 
 /** Something to send. The producer calls exactly one of `sent` and `refused`, and neither after `withdrawn`. */
 export interface Sending {
@@ -48,7 +48,6 @@ const idleFailureMs = 1_000;
  */
 export function createProducer(client: ProducerClient, log: Logger): Producer {
   const queue = new SendQueue();
-  const placed = new WeakMap<Sending, PlacedRecord>();
   const closing = new AbortController();
   const idleWaiters = new Set<() => void>();
   let inFlight = 0;
@@ -56,26 +55,15 @@ export function createProducer(client: ProducerClient, log: Logger): Producer {
   let failing: { readonly since: number; last: number } | undefined;
   let closed: Promise<void> | undefined;
 
-  function place(sending: Sending): PlacedRecord {
-    const known = placed.get(sending);
-    if (known !== undefined) return known;
-    const record = {
-      ...sending.record(),
-      partition: partitionOf(sending.key, topics[sending.topic].partitions),
-    };
-    placed.set(sending, record);
-    return record;
-  }
-
   /** Tries until each of these is sent, refused or withdrawn, or the producer closes. */
-  async function settle(sendings: readonly Sending[]): Promise<void> {
+  async function settle(batch: readonly Queued[]): Promise<void> {
     for (let tries = 0; !closing.signal.aborted; tries += 1) {
-      const live = sendings.filter((sending) => !sending.withdrawn);
+      const live = batch.filter(({ sending }) => !sending.withdrawn);
       if (live.length === 0) return;
       try {
-        const receipts = await client.send(live.map(place));
+        const receipts = await client.send(live.map(placed));
         failing = undefined;
-        live.forEach((sending, i) => {
+        live.forEach(({ sending }, i) => {
           const receipt = receipts[i];
           if (receipt !== undefined && !sending.withdrawn) tell(() => sending.sent(receipt));
         });
@@ -90,17 +78,18 @@ export function createProducer(client: ProducerClient, log: Logger): Producer {
   }
 
   /** Halves a refused batch until the bad record is alone. The first half is settled before the second, so order holds. */
-  async function isolate(sendings: readonly Sending[], error: unknown): Promise<void> {
-    const [only] = sendings;
-    if (sendings.length === 1 && only !== undefined) {
+  async function isolate(batch: readonly Queued[], error: unknown): Promise<void> {
+    const [only] = batch;
+    if (batch.length === 1 && only !== undefined) {
+      const { sending } = only;
       const reason = fault('RECORD_REFUSED', refusalReason(error), { cause: error });
-      log.error('producer.refused', { error: reason, topic: only.topic, bytes: only.bytes });
-      tell(() => only.refused(reason));
+      log.error('producer.refused', { error: reason, topic: sending.topic, bytes: sending.bytes });
+      tell(() => sending.refused(reason));
       return;
     }
-    const middle = sendings.length >> 1;
-    await settle(sendings.slice(0, middle));
-    await settle(sendings.slice(middle));
+    const middle = batch.length >> 1;
+    await settle(batch.slice(0, middle));
+    await settle(batch.slice(middle));
   }
 
   function tell(run: () => void): void {
@@ -166,6 +155,11 @@ export function createProducer(client: ProducerClient, log: Logger): Producer {
       return closed;
     },
   };
+}
+
+function placed(queued: Queued): PlacedRecord {
+  queued.record ??= { ...queued.sending.record(), partition: queued.partition };
+  return queued.record;
 }
 
 function pause(ms: number, signal: AbortSignal): Promise<void> {

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import type { Sending } from './producer.ts';
-import { SendQueue } from './send-queue.ts';
+import { type Queued, SendQueue } from './send-queue.ts';
 
 function sending(key: string, bytes: number): Sending {
   return {
@@ -14,7 +14,7 @@ function sending(key: string, bytes: number): Sending {
   };
 }
 
-const keys = (batch: readonly Sending[]) => batch.map(({ key }) => key);
+const keys = (batch: readonly Queued[]) => batch.map(({ sending }) => sending.key);
 
 describe('SendQueue', () => {
   it('takes at most 256 records', () => {

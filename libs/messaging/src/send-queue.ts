@@ -1,13 +1,19 @@
 import type { Sending } from './producer.ts';
+import type { PlacedRecord } from './producer-client.ts';
 
 /** DELIVERY 3. 6 000 small records for one partition were refused together: the bytes of a partition count by themselves. */
 export const maxBatchRecords = 256;
 export const maxBatchBytes = 4 * 1024 * 1024;
 export const maxPartitionBytes = 512 * 1024;
 
-interface Queued {
+/** One record that waits, with the place that its key decides. */
+export interface Queued {
   readonly sending: Sending;
+  readonly partition: number;
+  /** Topic and partition in one word. */
   readonly place: string;
+  /** Made at the first try. */
+  record?: PlacedRecord;
 }
 
 /** The records that wait, and the next batch of them within the bounds. */
@@ -19,15 +25,15 @@ export class SendQueue {
   }
 
   push(sending: Sending, partition: number): void {
-    this.#waiting.push({ sending, place: `${sending.topic} ${partition}` });
+    this.#waiting.push({ sending, partition, place: `${sending.topic} ${partition}` });
   }
 
   /**
    * Takes the next batch off the queue. A partition that has reached its bytes is passed over with all its later
    * records, so the order within it holds and the other partitions do not wait. A record over a bound goes alone.
    */
-  take(): Sending[] {
-    const batch: Sending[] = [];
+  take(): Queued[] {
+    const batch: Queued[] = [];
     const left: Queued[] = [];
     const bytesOf = new Map<string, number>();
     const full = new Set<string>();
@@ -46,7 +52,7 @@ export class SendQueue {
       if (bytes > 0 && bytes + sending.bytes > maxBatchBytes) break;
       bytes += sending.bytes;
       bytesOf.set(place, ofPlace + sending.bytes);
-      batch.push(sending);
+      batch.push(queued);
     }
     this.#waiting =
       at === this.#waiting.length && left.length === 0 ? [] : left.concat(this.#waiting.slice(at));
