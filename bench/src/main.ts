@@ -73,17 +73,10 @@ async function runAccept(
   seconds: number,
 ): Promise<void> {
   await createFloorTopics(stack.kafka, ['floor.inbound']);
-  const instant = await startFloor('instant-server', {});
-  const sendPerRequest = await startFloor('instant-server', {
-    KAFKA_BOOTSTRAP_SERVERS: stack.kafka,
-    FLOOR_TOPIC: 'floor.inbound',
-  });
-  try {
-    await run(acceptCell({ stack, instant, sendPerRequest, pairs, seconds }));
-  } finally {
-    await instant.close();
-    await sendPerRequest.close();
-  }
+  const instant = () => startFloor('instant-server', {});
+  const sendPerRequest = () =>
+    startFloor('instant-server', { KAFKA_BOOTSTRAP_SERVERS: stack.kafka, FLOOR_TOPIC: 'floor.inbound' });
+  await run(acceptCell({ stack, instant, sendPerRequest, pairs, seconds }));
 }
 
 async function runOthers(
@@ -93,38 +86,39 @@ async function runOthers(
   pairs: number,
   seconds: number,
 ): Promise<void> {
-  const floors: Floor[] = [];
-  const hops = async (count: number): Promise<Floor> => {
-    const environment = {
-      KAFKA_BOOTSTRAP_SERVERS: stack.kafka,
-      HOPS: String(count),
-      FLOOR_OUT: `floor.out.${count}`,
-      FLOOR_BACK: `floor.back.${count}`,
-      MODEL_BASE_URL: stack.modelUrl,
-    };
-    if (count > 0) {
-      await createFloorTopics(stack.kafka, [environment.FLOOR_OUT, environment.FLOOR_BACK]);
-      floors.push(await startFloor('bare-hops', { ...environment, ROLE: 'worker' }));
-    }
-    const front = await startFloor('bare-hops', { ...environment, ROLE: 'front' });
-    floors.push(front);
-    return front;
+  const hops = (count: number) => () => startHops(stack, count);
+  const make: Record<Exclude<CellId, 'B1'>, () => Cell> = {
+    B2: () => firstDeltaCell({ stack, direct: hops(0), hops: hops(2), pairs }),
+    B2t: () => toolTurnCell({ stack, hops: hops(4), pairs }),
+    B3: () => closedLoopCell({ stack, hops: hops(2), pairs, seconds }),
+    B3o: () => openLoopCell({ stack, pairs: Math.min(pairs, 3), seconds: 4 * seconds, sessions: 1000 }),
+    B8: () => startCell({ stack, pairs }),
+    B13: () => headOfLineCell({ stack, pairs }),
   };
-  try {
-    const twoHops = await hops(2);
-    const make: Record<Exclude<CellId, 'B1'>, () => Promise<Cell>> = {
-      B2: async () => firstDeltaCell({ stack, direct: await hops(0), hops: twoHops, pairs }),
-      B2t: async () => toolTurnCell({ stack, hops: await hops(4), pairs }),
-      B3: async () => closedLoopCell({ stack, hops: twoHops, pairs, seconds }),
-      B3o: async () =>
-        openLoopCell({ stack, pairs: Math.min(pairs, 3), seconds: 4 * seconds, sessions: 1000 }),
-      B8: async () => startCell({ stack, pairs }),
-      B13: async () => headOfLineCell({ stack, pairs }),
-    };
-    for (const id of wanted) if (id !== 'B1') await run(await make[id]());
-  } finally {
-    for (const floor of floors) await floor.close();
-  }
+  for (const id of wanted) if (id !== 'B1') await run(make[id]());
+}
+
+/** A front, and behind it a worker unless it asks the model itself. Topics of their own each time: no old records. */
+async function startHops(stack: BenchStack, count: number): Promise<Floor> {
+  const run = crypto.randomUUID().slice(0, 8);
+  const environment = {
+    KAFKA_BOOTSTRAP_SERVERS: stack.kafka,
+    HOPS: String(count),
+    FLOOR_OUT: `floor.out.${run}`,
+    FLOOR_BACK: `floor.back.${run}`,
+    MODEL_BASE_URL: stack.modelUrl,
+  };
+  if (count === 0) return startFloor('bare-hops', { ...environment, ROLE: 'front' });
+  await createFloorTopics(stack.kafka, [environment.FLOOR_OUT, environment.FLOOR_BACK]);
+  const worker = await startFloor('bare-hops', { ...environment, ROLE: 'worker' });
+  const front = await startFloor('bare-hops', { ...environment, ROLE: 'front' });
+  return {
+    ...front,
+    async close() {
+      await front.close();
+      await worker.close();
+    },
+  };
 }
 
 async function createFloorTopics(bootstrap: string, topics: readonly string[]): Promise<void> {

@@ -1,7 +1,7 @@
 import type { Cell, Reading, Variant } from '../cell.ts';
 import { closedLoop, openPoster } from '../client.ts';
 import { cpuMsOf, latencyOf } from '../measure.ts';
-import type { BenchStack, Floor } from '../stack.ts';
+import type { BenchStack, StartFloor } from '../stack.ts';
 
 const connections = 32;
 /** 200 bytes of body, as BENCH's workload says. */
@@ -10,8 +10,8 @@ const message = 'a message of two hundred bytes as people write them, '.repeat(4
 /** B1: POST to 202 after the durable commit, authenticated and rate limited, over 32 connections. */
 export function acceptCell(options: {
   stack: BenchStack;
-  instant: Floor;
-  sendPerRequest: Floor;
+  instant: StartFloor;
+  sendPerRequest: StartFloor;
   pairs: number;
   seconds: number;
 }): Cell {
@@ -46,8 +46,16 @@ export function acceptCell(options: {
   };
 }
 
-function floorVariant(name: string, floor: Floor, seconds: number): Variant {
-  return { name, run: async () => (await load(floor.url, 'floor', seconds, () => [floor.pid])).reading };
+function floorVariant(name: string, start: StartFloor, seconds: number): Variant {
+  return {
+    name,
+    run: async () => {
+      const floor = await start();
+      const { reading } = await load(floor.url, 'floor', seconds, () => [floor.pid]);
+      await floor.close();
+      return reading;
+    },
+  };
 }
 
 async function load(
