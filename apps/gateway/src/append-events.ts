@@ -46,22 +46,12 @@ export function createAppendEvents(options: AppendEventsOptions) {
     }
     const shown = await withoutRepeats(events);
 
-    const bySession = new Map<string, StreamEvent[]>();
-    for (const event of shown) {
-      const key = `${event.tenant}:${event.sessionId}`;
-      const found = bySession.get(key);
-      if (found === undefined) bySession.set(key, [event]);
-      else found.push(event);
-    }
-    // Sessions are independent, and one connection sends them all in one write.
-    const appended = await Promise.all(
-      [...bySession.values()].map((each) => streams.append(partition, boot, each)),
-    );
-    if (appended.includes(false)) {
+    const reached = { epoch, position: last.offset };
+    if (!(await streams.append(partition, boot, shown, reached))) {
       await rebuild.lost(partition);
       return 'sent_back';
     }
-    await rebuild.reached(partition, { epoch, position: last.offset });
+    await rebuild.reached(partition, reached);
     count('appended', shown.length);
     return 'appended';
   };

@@ -33,7 +33,7 @@ export interface PartitionRebuild {
   bootFor(partition: number): Promise<string | undefined>;
   /** Redis did not have the boot value: sends the consumer back. */
   lost(partition: number): Promise<void>;
-  /** All events up to here are in the streams. */
+  /** All events up to here are in the streams, and the append has kept that: ends a rebuild that has come so far. */
   reached(partition: number, at: StreamPosition): Promise<void>;
   /** Looks at every owned partition; a rebuild must also start where no record comes. Throws REDIS_UNAVAILABLE. */
   check(): Promise<void>;
@@ -123,7 +123,6 @@ export function createPartitionRebuild(options: PartitionRebuildOptions): Partit
     async reached(partition, at) {
       const state = states.get(partition);
       if (state?.name === 'rebuilding' && at.position + 1n >= state.until) await finish(partition, at);
-      else await streams.markReached(partition, at);
     },
 
     async check() {

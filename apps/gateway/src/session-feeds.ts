@@ -3,9 +3,9 @@ import type { Subscriber, Subscription } from '@signalbox/redis/subscriber';
 import type { Logger } from '@signalbox/telemetry/telemetry';
 import type { ReadStream } from './read-stream.ts';
 import { pause } from './repeat.ts';
-import type { SessionRef } from './session-stream.ts';
+import type { SessionRef, StreamWake } from './session-stream.ts';
 import type { StreamEntry } from './stream-event.ts';
-import { comparePositions, type StreamPosition } from './stream-id.ts';
+import { comparePositions, formatStreamId, type StreamPosition } from './stream-id.ts';
 
 /** Where a follower's entries go: an event stream or a WebSocket. */
 export interface EntrySink {
@@ -28,6 +28,8 @@ export interface SessionFeedOptions {
   readonly subscriber: Subscriber;
   readonly readStream: ReadStream;
   channelOf(session: SessionRef): string;
+  /** The entries that a wake-up carries; undefined when it carries none. */
+  readWake(message: string): StreamWake | undefined;
   readonly log: Logger;
   /** Pause before a read is tried again that Redis or Postgres could not answer, and between looks at a rebuild. */
   readonly retryMs?: number;
@@ -63,9 +65,18 @@ const fullPauseMs = 5;
  * A follower first catches up by itself from its own position, then goes live. The two must leave no event between:
  *   follower reads up to 7 → 8 is appended, its wake-up comes → follower goes live and would never hear of 8.
  * So it goes live only when no wake-up came since its last read began and the feed's head is not past what it has.
+ *
+ * A wake-up is a hint, Redis the truth. One that carries entries is taken at its word only where it fits: nothing is
+ * being read, and the entry before the first of them is the head. The script made both in one instant, so nothing lies
+ * between, which is all that a read would tell. In every other case the feed reads behind its head:
+ *   lost:        head 7; 8 (after 7) is not heard; 9 (after 8) does not fit → read 8 and 9
+ *   reordered:   head 7; 9 (after 8) does not fit → read 8 and 9, head 9; 8 (after 7) does not fit → read nothing
+ *   redelivered: head 8; the owner appends 8 again, which is ignored; its wake-up carries nothing → read nothing
+ *   at a read:   head 7, being read; 8 (after 7) is heard, and counted → the read may have been before it: read again
+ *   emptied:     while its partition is appended again no wake-up carries anything → read, and told to wait
  */
 export function createSessionFeeds(options: SessionFeedOptions): SessionFeeds {
-  const { subscriber, readStream, channelOf, log, retryMs = 250 } = options;
+  const { subscriber, readStream, channelOf, readWake, log, retryMs = 250 } = options;
   const feeds = new Map<string, Feed>();
 
   function feedOf(session: SessionRef): Feed {
@@ -96,15 +107,30 @@ export function createSessionFeeds(options: SessionFeedOptions): SessionFeeds {
     feed.subscription?.then((subscription) => subscription.end()).catch(() => undefined);
   }
 
-  function wake(feed: Feed): void {
+  function wake(feed: Feed, message?: string): void {
     feed.wakes += 1;
-    if (feed.live.size > 0 && !feed.pumping) void pump(feed);
+    const { head, pumping } = feed;
+    if (head === undefined || pumping) return;
+    const carried = message === undefined ? undefined : carriedBy(message);
+    if (carried?.prev === formatStreamId(head)) hand(feed, head, carried.entries);
+    else void pump(feed);
+  }
+
+  function carriedBy(message: string): StreamWake | undefined {
+    try {
+      return readWake(message);
+    } catch (error) {
+      tell(error);
+      return undefined;
+    }
   }
 
   function subscribed(feed: Feed): Promise<Subscription> {
     if (feed.subscription === undefined) {
-      const heard = () => wake(feed);
-      const subscription = subscriber.subscribe(channelOf(feed.session), { onMessage: heard, onGap: heard });
+      const subscription = subscriber.subscribe(channelOf(feed.session), {
+        onMessage: (message) => wake(feed, message),
+        onGap: () => wake(feed),
+      });
       feed.subscription = subscription;
       subscription.catch(() => {
         if (feed.subscription === subscription) feed.subscription = undefined;
@@ -151,6 +177,22 @@ export function createSessionFeeds(options: SessionFeedOptions): SessionFeeds {
     }
   }
 
+  /** Sends what follows the head to all live followers and moves the head behind it. */
+  function hand(feed: Feed, head: StreamPosition, entries: readonly StreamEntry[]): void {
+    for (const follower of [...feed.live]) {
+      // One that came after everybody of this head had left does not have what lies before these.
+      const hasAllBefore = comparePositions(follower.cursor, head) >= 0;
+      if (hasAllBefore && send(follower, entries)) continue;
+      // One that takes its time reads on at its own pace, so that nothing piles up for it here.
+      feed.live.delete(follower);
+      void catchUp(feed, follower);
+    }
+    if (feed.live.size === 0) feed.head = undefined;
+    const last = entries.at(-1);
+    // Everybody may have left meanwhile, and somebody else come: the head is then that one's.
+    if (feed.head === head && last !== undefined) feed.head = last.at;
+  }
+
   /** Reads on behind the head for all live followers, until there was no wake-up during the last read. */
   async function pump(feed: Feed): Promise<void> {
     feed.pumping = true;
@@ -163,18 +205,7 @@ export function createSessionFeeds(options: SessionFeedOptions): SessionFeeds {
           await pause(retryMs);
           continue;
         }
-        for (const follower of [...feed.live]) {
-          // One that came after everybody of this head had left does not have what lies before the page.
-          const hasAllBefore = comparePositions(follower.cursor, head) >= 0;
-          if (hasAllBefore && send(follower, page.entries)) continue;
-          // One that takes its time reads on at its own pace, so that nothing piles up for it here.
-          feed.live.delete(follower);
-          void catchUp(feed, follower);
-        }
-        if (feed.live.size === 0) feed.head = undefined;
-        const last = page.entries.at(-1);
-        // Everybody may have left meanwhile, and somebody else come: the head is then that one's.
-        if (feed.head === head && last !== undefined) feed.head = last.at;
+        hand(feed, head, page.entries);
         if (!page.more && feed.wakes === wakes) return;
       }
     } finally {

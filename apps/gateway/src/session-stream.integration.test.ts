@@ -1,9 +1,10 @@
 import { newId } from '@signalbox/contracts/ids';
 import { openRedis, type Redis } from '@signalbox/redis/redis';
+import type { Subscription } from '@signalbox/redis/subscriber';
 import { silentLog as log, silentMetrics as metrics } from '@signalbox/telemetry/silent';
 import { testInfra } from '@signalbox/testkit/infra';
 import { waitFor } from '@signalbox/testkit/wait';
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { createSessionStreams, type SessionStreams } from './session-stream.ts';
 import type { EventKind, StreamEvent } from './stream-event.ts';
 import { streamStart } from './stream-id.ts';
@@ -71,7 +72,7 @@ async function shown(): Promise<{ ids: string[]; text: string; at: unknown[] }> 
   };
 }
 
-const append = (...events: StreamEvent[]) => streams.append(0, 'ready', events);
+const append = (...events: StreamEvent[]) => streams.append(0, 'ready', events, undefined);
 
 describe('appending', () => {
   it('chains entries by prev and ignores redelivered ids', async () => {
@@ -168,7 +169,7 @@ describe('appending', () => {
     const small = createSessionStreams({ redis, keys: streamKeys(prefix), ttlSeconds: 60, maxEntries: 100 });
     for (let batch = 0; batch < 4; batch += 1) {
       const events = Array.from({ length: 100 }, (_, i) => event(batch * 100 + i, { kind: 'e' }));
-      await small.append(0, 'ready', events);
+      await small.append(0, 'ready', events, undefined);
     }
     const { ids } = await shown();
     expect(ids.length).toBeLessThan(250);
@@ -178,30 +179,83 @@ describe('appending', () => {
   });
 
   it('appends nothing when Redis was emptied, whatever the owner believes', async () => {
-    expect(await streams.append(3, 'ready', [event(1)])).toBe(false);
+    expect(await streams.append(3, 'ready', [event(1)], undefined)).toBe(false);
     expect(await streams.markBoot(3, '', 'token-1')).toBe(true);
-    expect(await streams.append(3, 'ready', [event(1)])).toBe(false);
-    expect(await streams.append(3, 'token-1', [event(1, { text: 'x' })])).toBe(true);
+    expect(await streams.append(3, 'ready', [event(1)], undefined)).toBe(false);
+    expect(await streams.append(3, 'token-1', [event(1, { text: 'x' })], undefined)).toBe(true);
     expect(await streams.markBoot(3, 'token-0', 'ready')).toBe(false);
     expect(await streams.markBoot(3, 'token-1', 'ready')).toBe(true);
     expect(await streams.bootOf(3)).toBe('ready');
   });
 
-  it('wakes readers, also of a batch that was there before', async () => {
-    const heard: string[] = [];
-    const subscription = await redis
-      .subscriber()
-      .subscribe(streams.channelOf({ tenant: 'acme', sessionId }), {
+  it('appends a batch of several sessions in one call and keeps how far it went', async () => {
+    const other = newId();
+    const batch = [event(1, { kind: 's' }), { ...event(2, { kind: 's' }), sessionId: other }, event(3)];
+    await streams.append(0, 'ready', batch, { epoch: 1, position: 4n });
+    const first = await streams.look({ tenant: 'acme', sessionId }, streamStart, 10);
+    const second = await streams.look({ tenant: 'acme', sessionId: other }, streamStart, 10);
+    expect(first.entries.map(({ id }) => id)).toEqual(['1-1', '1-3']);
+    expect(second.entries.map(({ id }) => id)).toEqual(['1-2']);
+    const reached = await redis.run((client) => client.hget(streamKeys(prefix).reached, '0'));
+    expect(reached).toBe('1-4');
+    expect(await streams.append(0, 'ready', [], { epoch: 1, position: 6n })).toBe(true);
+    expect(await redis.run((client) => client.hget(streamKeys(prefix).reached, '0'))).toBe('1-6');
+    expect(await streams.append(0, 'token-of-another', [], { epoch: 1, position: 9n })).toBe(false);
+    expect(await redis.run((client) => client.hget(streamKeys(prefix).reached, '0'))).toBe('1-6');
+  });
+
+  describe('wake-ups', () => {
+    let heard: string[];
+    let subscription: Subscription;
+    beforeEach(async () => {
+      heard = [];
+      subscription = await redis.subscriber().subscribe(streams.channelOf({ tenant: 'acme', sessionId }), {
         onMessage: (message) => heard.push(message),
       });
-    await append(event(1, { kind: 's' }));
-    await append(event(1, { kind: 's' }));
-    await waitFor(
-      () => heard,
-      (messages) => messages.length === 2,
-      { timeoutMs: 2000, label: 'wake-ups' },
-    );
-    expect(heard).toEqual(['1-1', '1-1']);
-    await subscription.end();
+    });
+    afterEach(() => subscription.end());
+    const hear = (count: number) =>
+      waitFor(
+        () => heard,
+        (messages) => messages.length === count,
+        { timeoutMs: 2000, label: `${count} wake-ups` },
+      );
+
+    it('go out for a batch that was there before, and carry nothing then', async () => {
+      await append(event(1, { kind: 's' }));
+      await append(event(2, { text: 'a' }));
+      await append(event(2, { text: 'a' }));
+      await append(event(1, { kind: 's' }));
+      const [first, second, third, fourth] = await hear(4);
+      expect(first).toBe('1-1'); // what was before it is not known
+      expect(streams.readWake(second ?? '')?.prev).toBe('1-1');
+      expect([third, fourth]).toEqual(['1-2', '1-2']);
+      expect(streams.readWake('1-2')).toBeUndefined();
+    });
+
+    it('carry exactly what a read would give', async () => {
+      await append(event(1, { kind: 's' }));
+      await append(
+        event(2, { text: 'a/ñ"\\\n' }),
+        event(3, { text: 'ñ"\\\n😀\u0000\u007f', at: 2 }), // its first four code points were sent twice
+        event(4, { kind: 'e' }),
+      );
+      const [, message] = await hear(2);
+      const look = await streams.look({ tenant: 'acme', sessionId }, { epoch: 1, position: 1n }, 10);
+      expect(streams.readWake(message ?? '')).toEqual({ prev: '1-1', entries: look.entries });
+      expect(look.entries).toHaveLength(3);
+    });
+
+    it('carry nothing large, and nothing while the partition is appended again', async () => {
+      await append(event(1, { kind: 's' }));
+      await append(event(2, { text: 'x'.repeat(9_000) }));
+      await streams.markBoot(0, 'ready', 'token');
+      try {
+        await streams.append(0, 'token', [event(3, { kind: 'e' })], undefined);
+      } finally {
+        await streams.markBoot(0, 'token', 'ready');
+      }
+      expect(await hear(3)).toEqual(['1-1', '1-2', '1-3']);
+    });
   });
 });

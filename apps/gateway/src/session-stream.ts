@@ -33,10 +33,16 @@ export interface StreamLook {
 
 export interface SessionStreams {
   /**
-   * Appends events of one session, lowest first; see appendScript for what is left out. Answers false when the boot value
-   * is not `boot`: nothing was appended. REDIS_UNAVAILABLE: part of it may be, repeat all of it.
+   * Appends events of one partition, lowest first, to their sessions' streams and keeps that all up to `reached` are in
+   * them; see appendScript for what is left out. Answers false when the boot value is not `boot`: nothing was appended.
+   * REDIS_UNAVAILABLE: part of it may be, repeat all of it.
    */
-  append(partition: number, boot: string, events: readonly StreamEvent[]): Promise<boolean>;
+  append(
+    partition: number,
+    boot: string,
+    events: readonly StreamEvent[],
+    reached: StreamPosition | undefined,
+  ): Promise<boolean>;
   /** Entries after a position, at most `count`. Throws REDIS_UNAVAILABLE. */
   look(session: SessionRef, after: StreamPosition, count: number): Promise<StreamLook>;
   bootOf(partition: number): Promise<string>;
@@ -44,6 +50,14 @@ export interface SessionStreams {
   markBoot(partition: number, from: string, to: string): Promise<boolean>;
   markReached(partition: number, at: StreamPosition): Promise<void>;
   channelOf(session: SessionRef): string;
+  /** What a wake-up carries; undefined when it only says that there is something to read. */
+  readWake(message: string): StreamWake | undefined;
+}
+
+/** Entries that follow each other and the one before them, as the append script made them. */
+export interface StreamWake {
+  readonly prev: string;
+  readonly entries: readonly StreamEntry[];
 }
 
 export interface SessionStreamOptions {
@@ -55,6 +69,8 @@ export interface SessionStreamOptions {
 
 /** Of one look, about. */
 const maxLookBytes = 1_048_576;
+/** Each replica that follows the session gets a wake-up, whether its readers stand where it begins or not. */
+const maxWakeBytes = 8_192;
 
 const partitions = topics['conversation.outbound'].partitions;
 
@@ -70,25 +86,28 @@ export function createSessionStreams({
   const mark = redis.script('stream_mark_boot', markBootScript);
 
   return {
-    async append(partition, boot, events) {
-      const first = events[0];
-      if (first === undefined) return true;
-      const { tenant, sessionId } = first;
-      const args: (string | number)[] = [
-        partition,
-        boot,
-        ttlSeconds,
-        maxEntries,
-        keys.channel(tenant, sessionId),
-      ];
-      for (const { at, kind, type, turnId, attempt, offset, points, body } of events) {
-        args.push(at.epoch, at.position.toString(), kind, type, turnId, attempt, offset, points, body);
+    async append(partition, boot, events, reached) {
+      const bySession = new Map<string, StreamEvent[]>();
+      for (const event of events) {
+        const channel = keys.channel(event.tenant, event.sessionId);
+        const found = bySession.get(channel);
+        if (found === undefined) bySession.set(channel, [event]);
+        else found.push(event);
       }
-      const added = await append(
-        [keys.entries(tenant, sessionId), keys.state(tenant, sessionId), keys.boot],
-        args,
-      );
-      return added !== -1;
+      const keyList = [keys.boot, keys.reached];
+      // Before the partition is ready nobody is sent anything, so nothing need be carried.
+      const room = boot === bootReady ? maxWakeBytes : -1;
+      const upTo = reached === undefined ? '' : formatStreamId(reached);
+      const args: (string | number)[] = [partition, boot, ttlSeconds, maxEntries, room, upTo];
+      for (const [channel, own] of bySession) {
+        const [first] = own;
+        if (first === undefined) continue;
+        keyList.push(keys.entries(first.tenant, first.sessionId), keys.state(first.tenant, first.sessionId));
+        args.push(channel, own.length);
+        for (const { at, kind, type, turnId, attempt, offset, points, body } of own)
+          args.push(at.epoch, at.position.toString(), kind, type, turnId, attempt, offset, points, body);
+      }
+      return (await append(keyList, args)) !== -1;
     },
 
     async look({ tenant, sessionId }, after, count) {
@@ -113,6 +132,7 @@ export function createSessionStreams({
     },
 
     channelOf: ({ tenant, sessionId }) => keys.channel(tenant, sessionId),
+    readWake,
   };
 }
 
@@ -153,6 +173,20 @@ function readEntry(raw: unknown): { entry: StreamEntry; before: string } {
   const [type, before, body, from] = ['e', 'p', 'd', 'a'].map((name) => fields.get(name));
   if (typeof type !== 'string' || typeof before !== 'string' || typeof body !== 'string') throw unreadable();
   return { entry: entryOf(at, type, typeof from === 'string' ? pieceData(from, body) : body), before };
+}
+
+function readWake(message: string): StreamWake | undefined {
+  if (!message.startsWith('[')) return undefined;
+  const wake: unknown = JSON.parse(message);
+  const [prev, list]: unknown[] = Array.isArray(wake) ? wake : [];
+  if (typeof prev !== 'string' || !Array.isArray(list)) throw unreadable();
+  const entries = list.map((each: unknown) => {
+    const [id, type, body, from]: unknown[] = Array.isArray(each) ? each : [];
+    const at = typeof id === 'string' ? parseStreamId(id) : undefined;
+    if (at === undefined || typeof type !== 'string' || typeof body !== 'string') throw unreadable();
+    return entryOf(at, type, typeof from === 'string' ? pieceData(from, body) : body);
+  });
+  return { prev, entries };
 }
 
 function unreadable(): Error {

@@ -1,46 +1,33 @@
 /**
- * Appends a batch of one session's events to its stream: the only place where stream entries are made.
+ * Appends a batch of one partition's events to the streams of their sessions: the only place where stream entries are
+ * made. One call a batch, so that all of it is of one instant, and the position reached stands with it.
  *
- * Keys: entries, state, boot. Arguments: partition, the boot value that must stand there, TTL in seconds, length bound,
- * channel; then nine for each event: epoch, position, kind, type, turn, attempt, at, code points, and for a piece of text
- * its JSON without `at` and `text`, a line feed, and the text; for any other event its JSON.
+ * Keys: boot, reached; then two for each session: entries, state. Arguments: partition, the boot value that must stand
+ * there, TTL in seconds, length bound, bytes that a wake-up may carry, the position reached ('' for none); then for each
+ * session its channel, the number of its events, and nine for each event: epoch, position, kind, type, turn, attempt, at,
+ * code points, and for a piece of text its JSON without `at` and `text`, a line feed, and the text; for any other event
+ * its JSON.
  *
  * Kinds: `d` delta, `t` thinking, `r` turn.resumed (at = keep_chars), `s` turn.started, `x` terminal,
  * `q` of a turn that does not run yet, `e` any other.
  *
- * For each event, in order:
+ * For each event of a session, in order:
  * - an id not above the last one is a redelivery: ignored;
  * - an attempt below the one shown belongs to a holder that lost its lease, as does text of an ended turn: dropped.
  *     holder A (attempt 1) stalls → B takes over: turn.resumed (attempt 2) → A wakes and sends → its records are in the
  *     log, behind B's, and are not shown;
  * - of a piece that begins below the length shown, the part below is cut: a record that the producer sent twice;
  * - `p` keeps the id of the entry before it, empty when that is not known (a reader then asks Postgres).
- * A wake-up goes out even when nothing was added: the reader that missed it the first time gets it now.
+ * A wake-up goes out even when nothing was added: the reader that missed it the first time gets it now. It is the last
+ * id; or, where the entries added are few bytes and the one before them is known, JSON: [id before, [[id, type, body,
+ * at?], …]], so that a reader that stands there need not come and read them.
  *
  * Answers the number of entries added, or -1 when the boot value differs: Redis was emptied, nothing was appended.
  */
 export const appendScript = {
-  keys: 3,
   lua: `
-local partition, boot = ARGV[1], redis.call('HGET', KEYS[3], ARGV[1])
+local boot = redis.call('HGET', KEYS[1], ARGV[1])
 if boot ~= ARGV[2] then return -1 end
-local state = redis.call('HMGET', KEYS[2], 'epoch', 'position', 'turn', 'attempt', 'length', 'thinking', 'ended')
-local epochText, positionText = state[1], state[2]
-if not positionText then
-  -- The state can be evicted without the entries: an id below theirs would be refused by XADD.
-  local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
-  if newest[1] then epochText, positionText = string.match(newest[1][1], '^(%d+)-(%d+)$') end
-end
-local epoch, position = tonumber(epochText or '-1'), tonumber(positionText or '-1')
-local turn, attempt = state[3] or '', tonumber(state[4] or '0')
-local shown = { d = tonumber(state[5] or '-1'), t = tonumber(state[6] or '-1') }
-local ended = state[7] or ''
-local added = 0
-
-local function finish(id)
-  if id == '' or string.find(ended, id, 1, true) then return end
-  ended = string.sub(id .. ' ' .. ended, 1, 37 * 16)
-end
 
 local function skip(text, count)
   local seen = 0
@@ -54,70 +41,107 @@ local function skip(text, count)
   return ''
 end
 
-for i = 6, #ARGV, 9 do
-  local e, p, kind, id, a = tonumber(ARGV[i]), tonumber(ARGV[i + 1]), ARGV[i + 2], ARGV[i + 4], tonumber(ARGV[i + 5])
-  local at, points, body = tonumber(ARGV[i + 6]), tonumber(ARGV[i + 7]), ARGV[i + 8]
-  if e > epoch or (e == epoch and p > position) then
-    local keep, piece = true, kind == 'd' or kind == 't'
-    if kind == 'q' then
-      keep = true
-    elseif id ~= turn and string.find(ended, id, 1, true) then
-      keep = not piece
-    else
-      if id ~= turn then
-        finish(turn)
-        turn, attempt = id, a
-        shown.d, shown.t = -1, -1
-      elseif a < attempt then
-        keep = false
-      elseif a > attempt then
-        attempt = a
-        shown.d, shown.t = -1, -1
-      end
-      if keep then
-        if kind == 's' then shown.d, shown.t = 0, 0
-        elseif kind == 'r' then shown.d, shown.t = at, -1
-        elseif kind == 'x' then
-          finish(id)
-          turn, attempt = '', 0
+local function append(entriesKey, stateKey, channel, from, to)
+  local state = redis.call('HMGET', stateKey, 'epoch', 'position', 'turn', 'attempt', 'length', 'thinking', 'ended')
+  local epochText, positionText = state[1], state[2]
+  if not positionText then
+    -- The state can be evicted without the entries: an id below theirs would be refused by XADD.
+    local newest = redis.call('XREVRANGE', entriesKey, '+', '-', 'COUNT', 1)
+    if newest[1] then epochText, positionText = string.match(newest[1][1], '^(%d+)-(%d+)$') end
+  end
+  local epoch, position = tonumber(epochText or '-1'), tonumber(positionText or '-1')
+  local turn, attempt = state[3] or '', tonumber(state[4] or '0')
+  local shown = { d = tonumber(state[5] or '-1'), t = tonumber(state[6] or '-1') }
+  local ended = state[7] or ''
+  local before, carried, room = '', {}, tonumber(ARGV[5])
+  local added = 0
+
+  local function finish(id)
+    if id == '' or string.find(ended, id, 1, true) then return end
+    ended = string.sub(id .. ' ' .. ended, 1, 37 * 16)
+  end
+
+  for i = from, to, 9 do
+    local e, p, kind, id, a = tonumber(ARGV[i]), tonumber(ARGV[i + 1]), ARGV[i + 2], ARGV[i + 4], tonumber(ARGV[i + 5])
+    local at, points, body = tonumber(ARGV[i + 6]), tonumber(ARGV[i + 7]), ARGV[i + 8]
+    if e > epoch or (e == epoch and p > position) then
+      local keep, piece = true, kind == 'd' or kind == 't'
+      if kind == 'q' then
+        keep = true
+      elseif id ~= turn and string.find(ended, id, 1, true) then
+        keep = not piece
+      else
+        if id ~= turn then
+          finish(turn)
+          turn, attempt = id, a
           shown.d, shown.t = -1, -1
-        elseif piece then
-          local cut = math.max(shown[kind] - at, 0)
-          if cut > 0 and cut >= points then
-            keep = false
-          else
-            if cut > 0 then
-              local line = string.find(body, '\\n', 1, true)
-              body = string.sub(body, 1, line) .. skip(string.sub(body, line + 1), cut)
+        elseif a < attempt then
+          keep = false
+        elseif a > attempt then
+          attempt = a
+          shown.d, shown.t = -1, -1
+        end
+        if keep then
+          if kind == 's' then shown.d, shown.t = 0, 0
+          elseif kind == 'r' then shown.d, shown.t = at, -1
+          elseif kind == 'x' then
+            finish(id)
+            turn, attempt = '', 0
+            shown.d, shown.t = -1, -1
+          elseif piece then
+            local cut = math.max(shown[kind] - at, 0)
+            if cut > 0 and cut >= points then
+              keep = false
+            else
+              if cut > 0 then
+                local line = string.find(body, '\\n', 1, true)
+                body = string.sub(body, 1, line) .. skip(string.sub(body, line + 1), cut)
+              end
+              shown[kind] = at + points
+              at = at + cut
             end
-            shown[kind] = at + points
-            at = at + cut
           end
         end
       end
-    end
-    if keep then
-      local prev = ''
-      if positionText then prev = epochText .. '-' .. positionText end
-      local entry = ARGV[i] .. '-' .. ARGV[i + 1]
-      if piece then
-        redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[4], entry, 'e', ARGV[i + 3], 'p', prev, 'a', at, 'd', body)
-      else
-        redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[4], entry, 'e', ARGV[i + 3], 'p', prev, 'd', body)
+      if keep then
+        local prev = ''
+        if positionText then prev = epochText .. '-' .. positionText end
+        local entry = ARGV[i] .. '-' .. ARGV[i + 1]
+        if piece then
+          local begin = string.format('%.0f', at)
+          redis.call('XADD', entriesKey, 'MAXLEN', '~', ARGV[4], entry, 'e', ARGV[i + 3], 'p', prev, 'a', begin, 'd', body)
+          carried[added + 1] = { entry, ARGV[i + 3], body, begin }
+        else
+          redis.call('XADD', entriesKey, 'MAXLEN', '~', ARGV[4], entry, 'e', ARGV[i + 3], 'p', prev, 'd', body)
+          carried[added + 1] = { entry, ARGV[i + 3], body }
+        end
+        if added == 0 then before = prev end
+        room = room - #body - 64
+        epochText, positionText, epoch, position = ARGV[i], ARGV[i + 1], e, p
+        added = added + 1
       end
-      epochText, positionText, epoch, position = ARGV[i], ARGV[i + 1], e, p
-      added = added + 1
     end
   end
+
+  if added > 0 then
+    redis.call('HSET', stateKey, 'epoch', epochText, 'position', positionText, 'turn', turn, 'attempt', attempt,
+      'length', shown.d, 'thinking', shown.t, 'ended', ended)
+  end
+  redis.call('EXPIRE', entriesKey, ARGV[3])
+  redis.call('EXPIRE', stateKey, ARGV[3])
+  local wake = positionText and (epochText .. '-' .. positionText) or ''
+  if added > 0 and before ~= '' and room >= 0 then wake = cjson.encode({ before, carried }) end
+  redis.call('PUBLISH', channel, wake)
+  return added
 end
 
-if added > 0 then
-  redis.call('HSET', KEYS[2], 'epoch', epochText, 'position', positionText, 'turn', turn, 'attempt', attempt,
-    'length', shown.d, 'thinking', shown.t, 'ended', ended)
+local at, added = 7, 0
+for key = 3, #KEYS, 2 do
+  local to = at + 1 + 9 * tonumber(ARGV[at + 1])
+  added = added + append(KEYS[key], KEYS[key + 1], ARGV[at], at + 2, to)
+  at = to + 1
 end
-redis.call('EXPIRE', KEYS[1], ARGV[3])
-redis.call('EXPIRE', KEYS[2], ARGV[3])
-redis.call('PUBLISH', ARGV[5], positionText and (epochText .. '-' .. positionText) or '')
+if ARGV[6] ~= '' then redis.call('HSET', KEYS[2], ARGV[1], ARGV[6]) end
 return added
 `,
 } as const;

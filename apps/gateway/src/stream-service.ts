@@ -60,6 +60,7 @@ export function createStreamService(parts: {
     subscriber: redis.subscriber(),
     readStream: createReadStream({ streams, database, refillSlots: slots, onRefill: () => refills.add(1) }),
     channelOf: (session) => streams.channelOf(session),
+    readWake: (message) => streams.readWake(message),
     log,
   });
   const places = createTickBatcher<PlaceRequest, SessionPlace | 'missing'>({

@@ -30,8 +30,11 @@ export type Script = (
 export interface Redis {
   /** Runs commands on a pooled connection; typed by ioredis. Throws REDIS_UNAVAILABLE, or INTERNAL_ERROR for a refusal. */
   run<T>(work: (client: Client) => Promise<T>): Promise<T>;
-  /** Declares a script; `name` is what a log or a trace calls it. The reply's integers are numbers, its texts strings. */
-  script(name: string, script: { keys: number; lua: string }): Script;
+  /**
+   * Declares a script; `name` is what a log or a trace calls it. Without `keys` each call may have another number of them.
+   * The reply's integers are numbers, its texts strings.
+   */
+  script(name: string, script: { keys?: number; lua: string }): Script;
   /** Sends many commands in one write and answers their results in order; the first refusal throws. */
   pipeline(fill: (pipeline: ChainableCommander) => void): Promise<unknown[]>;
   /** The one subscriber connection of the process, opened at the first call. */
@@ -67,7 +70,7 @@ export function openRedis(options: RedisOptions): Redis {
     help: 'Commands that failed, by reason.',
     labels: ['reason'],
   });
-  const scripts: { command: string; keys: number; lua: string }[] = [];
+  const scripts: { command: string; definition: { numberOfKeys?: number; lua: string } }[] = [];
   const connections: Connection[] = [];
   let closed = false;
   let subscriber: Subscriber | undefined;
@@ -94,8 +97,7 @@ export function openRedis(options: RedisOptions): Redis {
 
   const open = (): Connection => {
     const connection = { client: connect(`commands-${connections.length}`), inFlight: 0 };
-    for (const { command, keys, lua } of scripts)
-      connection.client.defineCommand(command, { numberOfKeys: keys, lua });
+    for (const { command, definition } of scripts) connection.client.defineCommand(command, definition);
     connections.push(connection);
     return connection;
   };
@@ -133,16 +135,18 @@ export function openRedis(options: RedisOptions): Redis {
     script(name, { keys, lua }) {
       // ioredis puts commands on the client object: a prefix keeps a script from hiding a command of its own.
       const command = `script_${name}`;
-      scripts.push({ command, keys, lua });
-      for (const { client } of connections) client.defineCommand(command, { numberOfKeys: keys, lua });
+      const definition = keys === undefined ? { lua } : { numberOfKeys: keys, lua };
+      scripts.push({ command, definition });
+      for (const { client } of connections) client.defineCommand(command, definition);
       return (keyList, args) => {
-        if (keyList.length !== keys) {
+        if (keys !== undefined && keyList.length !== keys) {
           throw fault('INTERNAL_ERROR', `script ${name} takes ${keys} keys, was given ${keyList.length}`);
         }
         return run(async (client) => {
           const invoke: unknown = Reflect.get(client, command);
           if (typeof invoke !== 'function') throw new Error(`script ${name} is not defined`);
-          return await Promise.resolve(Reflect.apply(invoke, client, [...keyList, ...args]));
+          const count = keys === undefined ? [keyList.length] : [];
+          return await Promise.resolve(Reflect.apply(invoke, client, [...count, ...keyList, ...args]));
         });
       };
     },
