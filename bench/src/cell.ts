@@ -12,7 +12,7 @@ export interface Variant {
   close?(): Promise<void>;
 }
 
-/** What a cell promises of its figures: `aim` is BENCH's bound, checked and printed, never an assertion. */
+/** What a cell promises of its figures: `aim` is the bound it was built for, checked and printed, never an assertion. */
 export interface Aim {
   figure: string;
   of?: string;

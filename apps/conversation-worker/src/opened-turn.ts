@@ -25,7 +25,7 @@ export interface StepTimes {
 export interface OpenedTurn {
   /** Since the first claim. */
   readonly elapsedMs: number;
-  /** Rows of others wait for this session's stream: they go first (DELIVERY 19). */
+  /** Rows of others wait for this session's stream: they go first (delivery rule 19). */
   readonly foreignRows: boolean;
   /** Undefined: no such persona any more. */
   readonly persona: Persona | undefined;

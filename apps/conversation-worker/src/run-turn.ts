@@ -52,7 +52,7 @@ const openingWaitMs = 5;
  *   - a further run of the same attempt (back from a park): nothing, the deltas go on behind those already there
  *   - the first run of a later attempt: turn.resumed {keep_chars: 0}, then the finished steps' text as one delta
  *
- * One writer a session (DELIVERY 18): the holder of the lane writes openings, deltas and tool.started directly, the final
+ * One writer a session (delivery rule 18): the holder of the lane writes openings, deltas and tool.started directly, the final
  * through the outbox in the transaction that ends its turn. While a turn is parked nobody holds its lane; the intake of a
  * tool's outcome then writes tool.result, in its transaction, under the lane's lock and through the outbox alone. Whoever claims the lane later sees such a row if it is not sent yet, and sends it before its first direct record.
  *
@@ -319,7 +319,7 @@ function openingOf(
   return [resumed, { eventType: 'assistant.delta', value: { ...turn, at: 0, text: summary.text } }];
 }
 
-/** Sends the records of a run: events with all headers, deltas with three (DELIVERY 4). */
+/** Sends the records of a run: events with all headers, deltas with three (delivery rule 4). */
 function sender(parts: TurnParts, turn: TurnIdentity, key: string, lease: Lease) {
   const traceparent = currentTraceparent();
   // On a stop what is in flight comes to its end; a lost lease withdraws what the broker has not yet.

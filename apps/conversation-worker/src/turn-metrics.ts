@@ -1,6 +1,6 @@
 import type { Metrics } from '@signalbox/telemetry/telemetry';
 
-/** The metrics of turns, as CONTRACTS.md names them. */
+/** The metrics of turns, under the names of docs/reference/metrics.md. */
 export function turnMetrics(metrics: Metrics, active: () => number) {
   const turns = metrics.counter('turns_total', { help: 'Turns that ended, by how.', labels: ['outcome'] });
   const duration = metrics.histogram('turn_duration_seconds', {

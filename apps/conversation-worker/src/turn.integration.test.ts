@@ -32,7 +32,7 @@ describe('a plain turn', () => {
     expect(read.text).toContain('word30');
     expect(events[0]?.value).toMatchObject({ persona_id: 'assistant', message_event_id: eventId });
     expect(events.every(({ key }) => key === `${tenant}:${sessionId}`)).toBe(true);
-    // Deltas carry three headers, the others all (DELIVERY 4).
+    // Deltas carry three headers, the others all (delivery rule 4).
     const delta = events.find(({ type }) => type === 'assistant.delta');
     expect(Object.keys(delta?.headers ?? {}).sort()).toEqual(['event_type', 'schema', 'traceparent']);
     expect(final.headers).toMatchObject({ 'x-request-id': `request-of-${turnId}`, tenant_id: tenant });

@@ -1,6 +1,6 @@
 -- Up Migration
 
--- The gateway's own tables. Every key starts with the tenant, row level security is forced (DELIVERY 27). There are no
+-- The gateway's own tables. Every key starts with the tenant, row level security is forced (delivery rule 27). There are no
 -- foreign keys: each would lock its session's row at every insert, and nothing here is deleted apart from its session.
 create schema if not exists gateway;
 
@@ -56,7 +56,7 @@ create table gateway.session_events (
 );
 create index session_events_age on gateway.session_events using brin (stored_at);
 
--- Only accepted requests leave a row, in the transaction of their effect (DELIVERY 24).
+-- Only accepted requests leave a row, in the transaction of their effect (delivery rule 24).
 create table gateway.idempotency_keys (
   tenant text not null,
   route text not null,

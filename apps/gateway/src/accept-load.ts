@@ -31,7 +31,7 @@ interface TenantLoad {
 const forgetMs = 60_000;
 
 /**
- * The two bounds at the door (DELIVERY 8, 16): rows that wait for the broker, and turns of a tenant that wait or run.
+ * The two bounds at the door (delivery rules 8, 16): rows that wait for the broker, and turns of a tenant that wait or run.
  * A count a request would cost more than the accept itself, so the database counts a few times a second, and what this
  * replica accepts in between is added. R replicas overshoot by what R − 1 of them take in one refresh.
  */

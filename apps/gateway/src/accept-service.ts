@@ -24,7 +24,7 @@ export interface AcceptService {
   detail(): ProbeDetail;
 }
 
-/** One statement stores at most so much (DELIVERY 5, 25). */
+/** One statement stores at most so much (delivery rules 5, 25). */
 const maxRows = 256;
 const maxTenants = 64;
 /** One statement at a time took 30 % more accepts than two at 32 connections on two cores (five pairs). */

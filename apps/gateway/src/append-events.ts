@@ -24,7 +24,7 @@ export type Appended = 'appended' | 'sent_back';
 const badRow = /^(22|23|54)/;
 
 /**
- * Takes one batch of one partition, in offset order (DELIVERY 21): events that are no deltas to Postgres, then all to
+ * Takes one batch of one partition, in offset order (delivery rule 21): events that are no deltas to Postgres, then all to
  * their sessions' streams. Throws DATABASE_UNAVAILABLE or REDIS_UNAVAILABLE: the whole batch must come again before
  * anything later of the partition, since an id below a stream's last can never be added. Throws POISON_RECORD for a
  * record that can never be stored; alone in a batch it may be put aside.

@@ -50,7 +50,7 @@ export interface PartitionRebuildOptions {
   onRebuild(): void;
 }
 
-/** Watches over `stream:boot` for the partitions that this replica owns (DELIVERY 22). */
+/** Watches over `stream:boot` for the partitions that this replica owns (delivery rule 22). */
 export function createPartitionRebuild(options: PartitionRebuildOptions): PartitionRebuild {
   const { streams, log, rebuildSeconds, epoch, logger, onRebuild } = options;
   const states = new Map<number, PartitionState>();

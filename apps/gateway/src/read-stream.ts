@@ -27,7 +27,7 @@ export interface Gap {
 }
 
 /**
- * Whether events are missing between `after` and what was looked at (DELIVERY 22).
+ * Whether events are missing between `after` and what was looked at (delivery rule 22).
  * - The first entry names the id before it: another one than `after`, or none that is known, and events may lie between.
  * - Without entries the stream was trimmed, has expired or never was: what the session had lies at or below the newest
  *   id that Redis knows of it, or of its partition. Nothing above that may be taken from Postgres: it is stored there

@@ -4,7 +4,7 @@ export type FlightResult<R> = { readonly kept: true; readonly result: R } | { re
 /**
  * Lets one request of a key through at a time. The others wait for it: when it left something to answer from, they get
  * that; when it did not (it was refused, it failed), the next of them goes itself. So requests with one idempotency key
- * never stand in one batch, where neither would see the other's row and both would have their effect (DELIVERY 24).
+ * never stand in one batch, where neither would see the other's row and both would have their effect (delivery rule 24).
  */
 export function createSingleFlight<R>() {
   const flights = new Map<string, Promise<FlightResult<R>>>();

@@ -1,4 +1,4 @@
-/** The place of an event in its session: `<epoch>-<offset>` of its record in conversation.outbound (DELIVERY 21). */
+/** The place of an event in its session: `<epoch>-<offset>` of its record in conversation.outbound (delivery rule 21). */
 export interface StreamPosition {
   readonly epoch: number;
   readonly position: bigint;

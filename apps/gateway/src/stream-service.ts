@@ -25,7 +25,7 @@ export interface StreamService {
   watchBoot(signal: AbortSignal): Promise<void>;
 }
 
-/** DELIVERY 22: refills at once; the others wait with keepalive. */
+/** Delivery rule 22: refills at once; the others wait with keepalive. */
 const refillsAtOnce = 32;
 const bootCheckMs = 1_000;
 

@@ -7,7 +7,7 @@ const renewMs = 1_000;
 
 /**
  * The share of the 64 slots that this relay works on. A lease only saves repeats: two relays on one slot send the same
- * rows twice and in the same order (DELIVERY 6), so nothing is fenced and an expired lease needs no haste.
+ * rows twice and in the same order (delivery rule 6), so nothing is fenced and an expired lease needs no haste.
  */
 export class SlotLease {
   readonly #database: Database;

@@ -71,7 +71,7 @@ test('routes answer at once while broker and database are black holes', async ()
 
 /*
  * A's started records may be acknowledged and not yet deleted when it dies; B's outcome then waits behind them for the
- * relay (DELIVERY 5), so the relay runs here. It is the last test: the dead member holds its partitions for 6 s.
+ * relay (delivery rule 5), so the relay runs here. It is the last test: the dead member holds its partitions for 6 s.
  */
 test('after a crash an idempotent call runs again, any other is told as unknown', async () => {
   await using relay = await spawnService('outbox-sync', harness.env);

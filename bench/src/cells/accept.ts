@@ -4,7 +4,7 @@ import { cpuMsOf, latencyOf } from '../measure.ts';
 import type { BenchStack, StartFloor } from '../stack.ts';
 
 const connections = 32;
-/** 200 bytes of body, as BENCH's workload says. */
+/** 200 bytes of body, the workload of every cell. */
 const message = 'a message of two hundred bytes as people write them, '.repeat(4).slice(0, 187);
 
 /** B1: POST to 202 after the durable commit, authenticated and rate limited, over 32 connections. */

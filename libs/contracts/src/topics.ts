@@ -29,9 +29,9 @@ export interface TopicDefinition {
   readonly consumers: readonly string[];
   /** What the record key is made of. */
   readonly key: string;
-  /** Order by key is promised, so there is no retry topic (DELIVERY 10). */
+  /** Order by key is promised, so there is no retry topic (delivery rule 10). */
   readonly ordered: boolean;
-  /** Values hold what people wrote; they pass the content codec (DELIVERY 28). */
+  /** Values hold what people wrote; they pass the content codec (delivery rule 28). */
   readonly content: boolean;
   readonly maxMessageBytes: number;
   readonly summary: string;
@@ -122,7 +122,7 @@ function deadLetters(of: SourceTopicName): TopicDefinition {
     key,
     ordered: false,
     content,
-    maxMessageBytes: 4 * mebibyte, // the original bytes in text form, its headers and the reason must fit (DELIVERY 3)
+    maxMessageBytes: 4 * mebibyte, // the original bytes in text form, its headers and the reason must fit (delivery rule 3)
     summary: `Records of ${of} that no consumer can handle, with the reason.`,
   };
 }

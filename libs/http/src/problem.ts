@@ -4,7 +4,7 @@ import { catalog } from '@signalbox/faults/catalog';
 import { asFault, type Fault, type FieldError, fault } from '@signalbox/faults/fault';
 import { maxReportedErrors } from './strict-json.ts';
 
-/** The body of every reply that is no success: RFC 9457 with the members of CONTRACTS. */
+/** The body of every reply that is no success: RFC 9457, with `error_id` and `error_code` among its members. */
 export interface Problem {
   readonly type: string;
   readonly title: string;

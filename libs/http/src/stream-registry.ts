@@ -17,7 +17,7 @@ export interface StreamRegistry {
   stop(): void;
 }
 
-/** DELIVERY 29: many streams end over this long, a few at once. */
+/** Delivery rule 29: many streams end over this long, a few at once. */
 const maxSpreadMs = 5000;
 const spreadPerStreamMs = 2;
 const sweepMs = 1000;

@@ -19,6 +19,6 @@ const fromText = new Ajv({ ...options, coerceTypes: true });
 formats.default(exact);
 formats.default(fromText);
 
-/** Validates as CONTRACTS has it: no coercion of bodies, nothing dropped, unknown fields refused where a schema is closed. */
+/** Validates: no coercion of bodies, nothing dropped, unknown fields refused where a schema is closed. */
 export const compileValidator: FastifySchemaCompiler<object> = ({ schema, httpPart }) =>
   (httpPart === 'body' ? exact : fromText).compile(schema);

@@ -1,7 +1,7 @@
 -- Up Migration
 
 -- Ids of messages that had their effect, for effects without a row of their own that is unique by message id
--- (DELIVERY 11). Kept a day longer than the topic.
+-- (delivery rule 11). Kept a day longer than the topic.
 create table messaging.inbox (
   tenant     text not null,
   consumer   text not null,

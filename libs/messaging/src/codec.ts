@@ -3,7 +3,7 @@ import { type TopicName, topics } from '@signalbox/contracts/topics';
 import { fault } from '@signalbox/faults/fault';
 
 /**
- * The one place that values of `content` topics pass on their way in and out (DELIVERY 28). Identity in this release:
+ * The one place that values of `content` topics pass on their way in and out (delivery rule 28). Identity in this release:
  * the header `key_id`, which will name the data key of the session, is never written, and a record that has one was
  * encrypted by a later release and must not be taken for text.
  */

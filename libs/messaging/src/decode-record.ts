@@ -27,7 +27,7 @@ export interface IntakeRecord {
   readonly keyId: string;
   /** Empty where the topic is not keyed by session. */
   readonly sessionId: string;
-  /** Empty for deltas and thinking, which carry three headers only (DELIVERY 4). */
+  /** Empty for deltas and thinking, which carry three headers only (delivery rule 4). */
   readonly eventId: string;
   readonly eventType: string;
   readonly schema: string;

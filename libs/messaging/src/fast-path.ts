@@ -41,7 +41,7 @@ export interface FastPathOptions {
   readonly writer: string;
   readonly log: Logger;
   readonly metrics: MessagingMetrics;
-  /** Rows that this process holds at most (DELIVERY 8). */
+  /** Rows that this process holds at most (delivery rule 8). */
   readonly maxRows: number;
   readonly maxAgeMs: number;
 }
@@ -103,7 +103,7 @@ export class FastPath {
     if (given) this.#notifySoon();
   }
 
-  /** Queues a direct record behind everything of its key (DELIVERY 2). Faults: ABORTED, KAFKA_UNAVAILABLE, RECORD_REFUSED. */
+  /** Queues a direct record behind everything of its key (delivery rule 2). Faults: ABORTED, KAFKA_UNAVAILABLE, RECORD_REFUSED. */
   direct(record: PlainRecord, signal: AbortSignal | undefined): Promise<Receipt> {
     if (signal?.aborted) return Promise.reject(asFault(signal.reason));
     if (this.#directs.size >= maxDirects) {
@@ -157,7 +157,7 @@ export class FastPath {
   }
 
   /**
-   * Sends the rows of the key that others have written or given up, in id order, and deletes them (DELIVERY 19). Direct
+   * Sends the rows of the key that others have written or given up, in id order, and deletes them (delivery rule 19). Direct
    * records of the key wait until it is done. Faults: DATABASE_UNAVAILABLE, KAFKA_UNAVAILABLE, ABORTED.
    */
   async adopt(topic: TopicName, key: string, signal: AbortSignal | undefined): Promise<void> {

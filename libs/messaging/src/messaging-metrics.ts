@@ -5,7 +5,7 @@ export type PublishPath = 'fast' | 'adopt' | 'relay' | 'direct';
 export type PublishResult = 'ok' | 'refused' | 'given_up' | 'aborted';
 export type ProcessOutcome = 'ok' | 'poison' | 'away' | 'skipped';
 
-/** What messaging counts; the names are CONTRACTS'. */
+/** What messaging counts, under the names of docs/reference/metrics.md. */
 export interface MessagingMetrics {
   published(path: PublishPath, result: PublishResult): void;
   /** From the commit to the acknowledgement. */

@@ -39,7 +39,7 @@ export type { Consumer } from './subscription.ts';
 
 interface Subscribing {
   readonly topic: SourceTopicName;
-  /** The service; the group is `<KAFKA_GROUP_ID>.<group>.<topic>`, so one group a service and topic (DELIVERY 9). */
+  /** The service; the group is `<KAFKA_GROUP_ID>.<group>.<topic>`, so one group a service and topic (delivery rule 9). */
   readonly group: string;
   /** Looks at key and headers before the value is read; a record it refuses is skipped (another reply_to). */
   readonly accepts?: (head: RecordHead) => boolean;
@@ -69,7 +69,7 @@ export interface MessagingOptions {
   readonly database: Database;
   readonly log: Logger;
   readonly metrics: Metrics;
-  /** With it, the parts register their own steps of the stop (DELIVERY 29), and a consumer beyond help starts it. */
+  /** With it, the parts register their own steps of the stop (delivery rule 29), and a consumer beyond help starts it. */
   readonly lifecycle?: Lifecycle;
   /** Topics of the service, which the probe asks for; those consumed are added by themselves. */
   readonly topics?: readonly TopicName[];

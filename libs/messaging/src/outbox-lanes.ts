@@ -12,7 +12,7 @@ export interface LaneRow {
  * - `held`: a row came back from its commit before the one that precedes it; it and everything after it wait.
  * - `giving-up`: the statement that leaves the key's rows to the relay is on its way; rows that commit meanwhile wait
  *   for its answer, for it may have taken them along.
- * - `adopting`: rows of others are sent first (DELIVERY 19); direct records wait.
+ * - `adopting`: rows of others are sent first (delivery rule 19); direct records wait.
  */
 export interface Lane<Row extends LaneRow> {
   readonly topic: TopicName;

@@ -33,7 +33,7 @@ export interface Outbox {
   /** For rows that the service's own SQL function has put; call it right after the commit, rows of a key in id order. */
   committed(rows: readonly PutResult[]): void;
   /**
-   * Before the first direct record of a turn: sends what others have left unsent of the key, in order (DELIVERY 19).
+   * Before the first direct record of a turn: sends what others have left unsent of the key, in order (delivery rule 19).
    * Faults: DATABASE_UNAVAILABLE, KAFKA_UNAVAILABLE, ABORTED.
    */
   adopt(topic: TopicName, key: string, signal?: AbortSignal): Promise<void>;

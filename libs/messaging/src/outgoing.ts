@@ -24,7 +24,7 @@ export interface OutgoingMessage {
   readonly value: object | null;
 }
 
-/** A record that goes past the outbox: token deltas (DELIVERY 4, 19). Headers as they are to stand on the wire. */
+/** A record that goes past the outbox: token deltas (delivery rules 4, 19). Headers as they are to stand on the wire. */
 export interface DirectRecord {
   readonly topic: TopicName;
   readonly key: string;
@@ -46,7 +46,7 @@ export interface Receipt {
   readonly offset: bigint;
 }
 
-/** The record of a message: headers of CONTRACTS (the CloudEvents set among them) and the encoded value. */
+/** The record of a message: its headers (the CloudEvents set among them) and the encoded value. */
 export function toRecord(
   message: OutgoingMessage,
   traceparent: string | undefined,

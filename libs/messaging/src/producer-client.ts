@@ -31,7 +31,7 @@ export interface ProducerClientOptions {
 
 /**
  * kafkajs' producer, not idempotent: the idempotent one takes its sequence numbers back on any error and then gets sends
- * acknowledged that the log does not hold (issue 1005; DELIVERY 1).
+ * acknowledged that the log does not hold (issue 1005; delivery rule 1).
  */
 export function openProducerClient({
   settings,

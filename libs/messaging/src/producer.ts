@@ -44,7 +44,7 @@ const idleFailureMs = 1_000;
 
 /**
  * One queue, one sendBatch in flight, and a failed batch is tried again before anything later: order by key comes from
- * that alone (DELIVERY 1), and costs nothing, for what arrives meanwhile makes the next batch larger.
+ * that alone (delivery rule 1), and costs nothing, for what arrives meanwhile makes the next batch larger.
  */
 export function createProducer(client: ProducerClient, log: Logger): Producer {
   const queue = new SendQueue();

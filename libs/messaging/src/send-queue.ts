@@ -1,7 +1,7 @@
 import type { Sending } from './producer.ts';
 import type { PlacedRecord } from './producer-client.ts';
 
-/** DELIVERY 3. 6 000 small records for one partition were refused together: the bytes of a partition count by themselves. */
+/** Delivery rule 3. 6 000 small records for one partition were refused together: the bytes of a partition count by themselves. */
 export const maxBatchRecords = 256;
 export const maxBatchBytes = 4 * 1024 * 1024;
 export const maxPartitionBytes = 512 * 1024;

@@ -20,7 +20,7 @@ const ledBoundMs = 10_000;
 
 /**
  * Makes the topics that are missing; idempotent. A partition count is never changed in place: it would move keys to
- * other partitions behind the back of every order (DELIVERY 21).
+ * other partitions behind the back of every order (delivery rule 21).
  * @throws CONFIG_INVALID when a topic has another partition count, WRONG_CLUSTER, KAFKA_UNAVAILABLE after timeoutMs.
  */
 export async function createTopics(options: CreateTopicsOptions): Promise<{ created: string[] }> {

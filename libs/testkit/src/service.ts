@@ -6,7 +6,7 @@ import { createInterface } from 'node:readline';
 import { inheritedEnvironment } from './environment.ts';
 import { waitFor } from './wait.ts';
 
-/** One line of a service's log: CONTRACTS' log record, any other field as it came. */
+/** One line of a service's log: the fields that every record has, any other as it came. */
 export interface LogRecord {
   readonly event: string;
   readonly level: string;

@@ -9,7 +9,7 @@ import type { AppendHandler, Consumer, IntakeRecord } from '../../src/messaging.
 import { partitionOf } from '../../src/murmur2.ts';
 import { inbound, type Process, Stack } from '../stack.ts';
 
-/** What a member of a group must hold, whatever client is behind it (DELIVERY 9, 10). On a real broker. */
+/** What a member of a group must hold, whatever client is behind it (delivery rules 9, 10). On a real broker. */
 export function describeMember(name: string, bus: BusClient): void {
   describe(`${name}: member`, () => {
     let stack: Stack;

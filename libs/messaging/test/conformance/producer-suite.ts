@@ -10,7 +10,7 @@ import { type Process, type ReadRecord, Stack } from '../stack.ts';
 
 const topic = 'conversation.outbound';
 
-/** What sends must hold, whatever client is behind them (DELIVERY 1–3). On a real broker, through a proxy that breaks. */
+/** What sends must hold, whatever client is behind them (delivery rules 1–3). On a real broker, through a proxy that breaks. */
 export function describeProducer(name: string, bus: BusClient): void {
   describe(`${name}: producer`, () => {
     let stack: Stack;
