@@ -245,10 +245,9 @@ export function openSubscription(options: SubscriptionOptions): Consumer {
       )
         return;
       if (lastError !== undefined) throw asFault(lastError);
-      throw asFault(
-        new Error(
-          `the consumer of ${topic} is ${state.name}, last fetch ${Math.round(health.fetchAgeMs)} ms ago`,
-        ),
+      throw fault(
+        'KAFKA_UNAVAILABLE',
+        `the consumer of ${topic} is ${state.name}, last fetch ${Math.round(health.fetchAgeMs)} ms ago`,
       );
     },
     async stop(deadlineMs = 5_000) {
