@@ -1,5 +1,5 @@
 import { type SourceTopicName, topics } from '@signalbox/contracts/topics';
-import { asFault, isFault } from '@signalbox/faults/fault';
+import { asFault, fault, isFault } from '@signalbox/faults/fault';
 import type { Logger, Metrics } from '@signalbox/telemetry/telemetry';
 import type { BusClient, Member } from './bus-client.ts';
 import type { ClusterGuard } from './cluster-guard.ts';
