@@ -4,6 +4,7 @@ import { type DestinationStream, destination, pino } from 'pino';
 import { currentContext } from './context.ts';
 import { logFields } from './log-fields.ts';
 import { redact } from './redact.ts';
+import { createTickLines, type TickLines } from './tick-lines.ts';
 
 export type LogLevel = 'DEBUG' | 'INFO' | 'WARNING' | 'ERROR' | 'CRITICAL';
 export type LogFields = Readonly<Record<string, unknown>>;
@@ -71,7 +72,10 @@ export function createLogger(options: LoggerOptions): Logger {
         ...(fields === undefined ? undefined : logFields(fields)),
       };
       sink[method](record, message === undefined ? event : redact(message));
-      if (method === 'error' || method === 'critical') tellProblem(method, record);
+      if (method === 'error' || method === 'critical') {
+        if (options.destination === undefined) stdout().flush();
+        tellProblem(method, record);
+      }
     };
     return {
       debug: write('debug'),
@@ -115,8 +119,8 @@ function contextFields(): Record<string, unknown> {
 }
 
 /**
- * Lines are written synchronously: what is logged right before the end of a process is what one needs most. A reader
- * that has gone away (EPIPE) does not end a service.
+ * Lines of one turn of the event loop are written together, an ERROR or CRITICAL and what stands before it at once: what
+ * is logged right before the end of a process is what one needs most.
  */
 function stream(options: LoggerOptions): DestinationStream {
   const raw = options.destination ?? stdout();
@@ -140,8 +144,14 @@ function stream(options: LoggerOptions): DestinationStream {
   return { write: (text: string) => raw.write(line(text)) };
 }
 
-function stdout(): DestinationStream {
-  const out = destination({ fd: 1, sync: true });
-  out.on('error', () => undefined);
-  return out;
+let toStdout: TickLines | undefined;
+
+/** One for the process: loggers of one stdout must not overtake each other. A reader that has gone ends no service. */
+function stdout(): TickLines {
+  if (toStdout === undefined) {
+    const out = destination({ fd: 1, sync: true });
+    out.on('error', () => undefined);
+    toStdout = createTickLines(out);
+  }
+  return toStdout;
 }
