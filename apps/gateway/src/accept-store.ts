@@ -93,21 +93,18 @@ export function createAcceptStore(
       grouped.rows.map((row) => JSON.stringify(row.headers)),
       grouped.rows.map((row) => row.valueTail),
     ]);
-    const outcomes = new Array<AcceptOutcome>(rows.length).fill({
-      kind: 'failed',
-      failure: fault('INTERNAL_ERROR', 'the accept statement left a row without an outcome'),
-    });
+    const answered = new Array<AcceptOutcome | undefined>(rows.length);
     const committed: PutResult[] = [];
     for (const result of results) {
       const row = grouped.rows[result.ord - 1];
       const place = grouped.origin[result.ord - 1];
       if (row === undefined || place === undefined) continue;
-      outcomes[place] = readOutcome(result);
+      answered[place] = readOutcome(result);
       const put = putOf(row, result);
       if (put !== undefined) committed.push(put);
     }
     outbox.committed(committed.sort((a, b) => Number(a.id) - Number(b.id)));
-    return outcomes;
+    return Array.from(answered, (outcome) => outcome ?? leftOut());
   }
 
   async function untilKnown(rows: readonly AcceptRow[]): Promise<AcceptOutcome[]> {
@@ -132,6 +129,13 @@ export function createAcceptStore(
       if (outcome !== undefined) outcomes[index] = outcome;
     }
     return outcomes;
+  };
+}
+
+function leftOut(): AcceptOutcome {
+  return {
+    kind: 'failed',
+    failure: fault('INTERNAL_ERROR', 'the accept statement left a row without an outcome'),
   };
 }
 
