@@ -12,7 +12,8 @@
 create function conversation_worker.open_turn(
   p_owner uuid, p_tenant text, p_key text, p_id uuid, p_payload jsonb, p_attempt int, p_history_tokens int)
   returns jsonb
-  language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off
+  language plpgsql set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 declare
   v_session uuid := (p_payload ->> 'session_id')::uuid;
@@ -20,6 +21,10 @@ declare
   v_last conversation_worker.steps;
   v_from bigint;
   v_started timestamptz;
+  v_profiles jsonb;
+  v_tools jsonb;
+  v_history jsonb;
+  v_steps jsonb;
 begin
   perform set_config('app.tenant', p_tenant, true);
   select * into v_persona from conversation_worker.personas p
@@ -44,29 +49,36 @@ begin
     select (s.input ->> 'history_from')::bigint, s.started_at into v_from, v_started from conversation_worker.steps s
       where s.tenant = p_tenant and s.turn_id = p_id and s.step = 0;
   end if;
+  -- Small statements with kept plans: as subqueries of one they cost twice that.
+  select jsonb_agg(to_jsonb(m) - 'tenant') into v_profiles from conversation_worker.model_profiles m
+    where m.tenant = p_tenant;
+  if v_persona.tools <> '{}' then
+    select jsonb_agg(jsonb_build_object('name', t.name, 'description', t.description,
+        'parameters', t.parameters, 'timeout_ms', t.timeout_ms) order by t.name) into v_tools
+      from conversation_worker.tools t where t.tenant = p_tenant and t.name = any(v_persona.tools) and t.enabled;
+  end if;
+  if v_from is not null then
+    select jsonb_agg(jsonb_build_object('seq', h.seq, 'messages', h.messages) order by h.seq) into v_history
+      from conversation_worker.history h
+      where h.tenant = p_tenant and h.session_id = v_session and h.seq >= v_from and h.turn_id <> p_id;
+  end if;
+  select jsonb_agg(jsonb_build_object('step', s.step, 'kind', s.kind, 'input', s.input,
+      'operation_key', s.operation_key, 'outcome', s.outcome, 'attempt', s.attempt,
+      'started_ms', extract(epoch from s.started_at) * 1000, 'finished_ms', extract(epoch from s.finished_at) * 1000)
+      order by s.step) into v_steps
+    from conversation_worker.steps s where s.tenant = p_tenant and s.turn_id = p_id;
   return jsonb_build_object(
     'elapsed_ms', extract(epoch from clock_timestamp() - v_started) * 1000,
     'foreign', messaging.outbox_foreign(p_owner, 'conversation.outbound', p_key),
     'persona', case when v_persona.persona_id is null then null else jsonb_build_object(
       'system_prompt', v_persona.system_prompt, 'model_profile', v_persona.model_profile, 'limits', v_persona.limits) end,
-    'profiles', coalesce((select jsonb_agg(to_jsonb(m) - 'tenant') from conversation_worker.model_profiles m
-      where m.tenant = p_tenant), '[]'),
-    'tools', coalesce((select jsonb_agg(jsonb_build_object('name', t.name, 'description', t.description,
-        'parameters', t.parameters, 'timeout_ms', t.timeout_ms) order by t.name)
-      from conversation_worker.tools t where t.tenant = p_tenant and t.name = any(v_persona.tools) and t.enabled), '[]'),
-    'history', coalesce((select jsonb_agg(jsonb_build_object('seq', h.seq, 'messages', h.messages) order by h.seq)
-      from conversation_worker.history h
-      where h.tenant = p_tenant and h.session_id = v_session and h.seq >= v_from and h.turn_id <> p_id), '[]'),
-    'steps', coalesce((select jsonb_agg(jsonb_build_object('step', s.step, 'kind', s.kind, 'input', s.input,
-        'operation_key', s.operation_key, 'outcome', s.outcome, 'attempt', s.attempt,
-        'started_ms', extract(epoch from s.started_at) * 1000, 'finished_ms', extract(epoch from s.finished_at) * 1000)
-        order by s.step)
-      from conversation_worker.steps s where s.tenant = p_tenant and s.turn_id = p_id), '[]'));
+    'profiles', coalesce(v_profiles, '[]'), 'tools', coalesce(v_tools, '[]'),
+    'history', coalesce(v_history, '[]'), 'steps', coalesce(v_steps, '[]'));
 end $$;
 
 -- Enters the model step behind the last step.
 create function conversation_worker.open_next_step(p_tenant text, p_id uuid, p_attempt int) returns void
-  language sql set search_path = pg_catalog, pg_temp
+  language sql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
   insert into conversation_worker.steps (tenant, turn_id, step, kind, operation_key, input, attempt)
   select p_tenant, p_id, max(s.step) + 1, 'model',
@@ -77,17 +89,23 @@ as $$
 $$;
 
 -- Intake of messages: their rows, and for up to p_slots sessions that were free the claim and the start of the run, all
--- in the intake's own transaction. One row with claimed = false for each new id.
+-- in the intake's own transaction. One row for each new id, with `opened` where it is claimed.
 create function conversation_worker.take_messages(
   p_rows jsonb, p_owner uuid, p_slots int, p_lease_ms int, p_formats int[], p_history_tokens int)
   returns table (claimed boolean, tenant text, key text, fence bigint, id uuid, format smallint, payload jsonb,
     attempt int, retries int, enqueued_at timestamptz, traceparent text, opened jsonb)
-  language sql set search_path = pg_catalog, pg_temp
+  language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
-  select w.*, case when w.claimed then conversation_worker.open_turn(
-      p_owner, w.tenant, w.key, w.id, w.payload, w.attempt, p_history_tokens) end
-  from conversation_worker.work_enqueue_and_claim(p_rows, p_owner, p_slots, p_lease_ms, p_formats) w
-$$;
+#variable_conflict use_column
+begin
+  for claimed, tenant, key, fence, id, format, payload, attempt, retries, enqueued_at, traceparent in
+    select * from conversation_worker.work_enqueue_and_claim(p_rows, p_owner, p_slots, p_lease_ms, p_formats)
+  loop
+    opened := case when claimed then conversation_worker.open_turn(
+      p_owner, tenant, key, id, payload, attempt, p_history_tokens) end;
+    return next;
+  end loop;
+end $$;
 
 -- Of turns that wait: how many unfinished ones of their session come before each, and whether p_owner may write into the
 -- session's stream now, because it holds the lane or nobody does. The caller holds the lanes' locks since it entered the
@@ -121,7 +139,8 @@ end $$;
 -- of it: 'applied', 'late' (the step had its outcome), 'repeated' (this very event), 'unknown' (no such call).
 create function conversation_worker.store_tool_outcomes(p_rows jsonb)
   returns table (ord int, fate text, attempt int)
-  language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off
+  language plpgsql set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 declare
   v_row record;
@@ -163,12 +182,18 @@ create function conversation_worker.resume_turns(
   p_owner uuid, p_slots int, p_lease_ms int, p_formats int[], p_history_tokens int)
   returns table (claimed boolean, tenant text, key text, fence bigint, id uuid, format smallint, payload jsonb,
     attempt int, retries int, enqueued_at timestamptz, traceparent text, opened jsonb)
-  language sql set search_path = pg_catalog, pg_temp
+  language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
-  select w.*, case when w.claimed then conversation_worker.open_turn(
-      p_owner, w.tenant, w.key, w.id, w.payload, w.attempt, p_history_tokens) end
-  from conversation_worker.work_resume_and_claim(p_tenants, p_keys, p_ids, p_owner, p_slots, p_lease_ms, p_formats) w
-$$;
+#variable_conflict use_column
+begin
+  for claimed, tenant, key, fence, id, format, payload, attempt, retries, enqueued_at, traceparent in
+    select * from conversation_worker.work_resume_and_claim(p_tenants, p_keys, p_ids, p_owner, p_slots, p_lease_ms, p_formats)
+  loop
+    opened := case when claimed then conversation_worker.open_turn(
+      p_owner, tenant, key, id, payload, attempt, p_history_tokens) end;
+    return next;
+  end loop;
+end $$;
 
 -- The end of a round with tool calls, in one transaction: the model step's outcome, the tool steps with their operation
 -- keys, the messages of the round, and the park until p_pending outcomes have come. With none pending (no call of the
@@ -177,11 +202,17 @@ create function conversation_worker.store_round(
   p_tenant text, p_key text, p_owner uuid, p_fence bigint, p_id uuid, p_attempt int, p_step int, p_outcome jsonb,
   p_tool_steps jsonb, p_pending int, p_writer uuid, p_topics text[], p_event_ids uuid[], p_headers jsonb, p_values bytea[])
   returns table (ord int, id bigint, fast boolean, prev_id bigint)
-  language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off
+  language plpgsql set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 #variable_conflict use_column
 begin
-  perform conversation_worker.work_hold(p_tenant, p_key, p_owner, p_fence);
+  -- Whichever it is, it takes the lane's lock first, or raises SB001.
+  if p_pending > 0 then
+    perform conversation_worker.work_park(p_tenant, p_key, p_owner, p_fence, p_id, p_pending);
+  else
+    perform conversation_worker.work_hold(p_tenant, p_key, p_owner, p_fence);
+  end if;
   perform set_config('app.tenant', p_tenant, true);
   update conversation_worker.steps s set outcome = p_outcome, attempt = p_attempt, finished_at = clock_timestamp()
     where s.tenant = p_tenant and s.turn_id = p_id and s.step = p_step;
@@ -191,9 +222,7 @@ begin
     case when t.outcome is null then clock_timestamp() + make_interval(secs => t.wait_ms / 1000.0) end,
     case when t.outcome is not null then clock_timestamp() end
   from jsonb_to_recordset(p_tool_steps) as t(step int, operation_key text, input jsonb, outcome jsonb, wait_ms double precision);
-  if p_pending > 0 then
-    perform conversation_worker.work_park(p_tenant, p_key, p_owner, p_fence, p_id, p_pending);
-  else
+  if p_pending = 0 then
     perform conversation_worker.open_next_step(p_tenant, p_id, p_attempt);
   end if;
   return query select o.ord, o.id, o.fast, o.prev_id from messaging.outbox_put(
@@ -207,11 +236,13 @@ create function conversation_worker.finish_turn(
   p_session uuid, p_history jsonb, p_tokens int, p_state text, p_error text,
   p_writer uuid, p_event_id uuid, p_headers jsonb, p_value bytea)
   returns table (id bigint, fast boolean, prev_id bigint)
-  language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off
+  language plpgsql set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 #variable_conflict use_column
 begin
-  perform conversation_worker.work_hold(p_tenant, p_key, p_owner, p_fence);
+  -- First, because it takes the lane's lock, or raises SB001. The lane is free for others at the commit only.
+  perform conversation_worker.work_finish(p_tenant, p_key, p_owner, p_fence, p_id, p_state, p_error);
   perform set_config('app.tenant', p_tenant, true);
   if p_outcome is not null then
     update conversation_worker.steps s set outcome = p_outcome, attempt = p_attempt, finished_at = clock_timestamp()
@@ -221,7 +252,6 @@ begin
     insert into conversation_worker.history (tenant, session_id, turn_id, messages, tokens)
     values (p_tenant, p_session, p_id, p_history, p_tokens);
   end if;
-  perform conversation_worker.work_finish(p_tenant, p_key, p_owner, p_fence, p_id, p_state, p_error);
   return query select o.id, o.fast, o.prev_id from messaging.outbox_put(
     p_writer, p_tenant, array['conversation.outbound'], array[p_key], array[p_event_id], p_headers, array[p_value]) o;
 end $$;

@@ -112,7 +112,7 @@ export function turnStore(database: Database, outbox: Outbox, service: string) {
         terms.historyTokens,
       ]);
       return {
-        newIds: found.filter((row) => !row.claimed).map((row) => row.id),
+        newIds: found.map((row) => row.id),
         claims: found.filter((row) => row.claimed).map(claimedTurn),
       };
     },

@@ -1,8 +1,7 @@
 -- Up Migration
 
--- What became of a call: the value of its tool.outcome. With it in the call's own row a request that comes again is
--- answered from here for as long as the row is its inbox.
-alter table tool_executor.calls add column outcome jsonb;
+-- What became of a call, the value of its tool.outcome, is the `result` of its row: a request that comes again is answered
+-- from there for as long as the row is its inbox.
 
 -- The tools a tenant may call: the source of tool.catalog. `name` is also the name of what runs. A tenant gets a tool of
 -- the release by a row of tenant and name alone: what the release says of it is filled in by the service, which knows it,
@@ -94,10 +93,10 @@ create function tool_executor.stored_outcomes(p_tenants text[], p_ids uuid[])
   returns table (tenant text, id uuid, outcome jsonb)
   language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
-  select c.tenant::text, c.id, c.outcome
+  select c.tenant::text, c.id, c.result
   from unnest(p_tenants, p_ids) as n(tenant, id)
   join tool_executor.calls c on c.tenant = n.tenant and c.id = n.id
-  where c.outcome is not null
+  where c.result is not null
 $$;
 
 -- The holder's last word: outcome, end of the work and answer in one transaction. SB001 when the lane is another's:
@@ -107,11 +106,10 @@ create function tool_executor.finish_call(
   p_writer uuid, p_topics text[], p_keys text[], p_event_ids uuid[], p_headers jsonb, p_values bytea[])
   returns table (ord int, id bigint, fast boolean, prev_id bigint)
   language plpgsql security definer set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan
 as $$
 begin
-  perform tool_executor.work_hold(p_tenant, p_key, p_owner, p_fence);
-  update tool_executor.calls c set outcome = p_outcome where c.tenant = p_tenant and c.id = p_id;
-  perform tool_executor.work_finish(p_tenant, p_key, p_owner, p_fence, p_id, 'done');
+  perform tool_executor.work_finish(p_tenant, p_key, p_owner, p_fence, p_id, 'done', null, p_outcome);
   return query select * from messaging.outbox_put(
     p_writer, p_tenant, p_topics, p_keys, p_event_ids, p_headers, p_values);
 end $$;
@@ -122,6 +120,7 @@ create function tool_executor.tell_call(
   p_writer uuid, p_topics text[], p_keys text[], p_event_ids uuid[], p_headers jsonb, p_values bytea[])
   returns table (ord int, id bigint, fast boolean, prev_id bigint)
   language plpgsql security definer set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan
 as $$
 begin
   perform tool_executor.work_hold(p_tenant, p_key, p_owner, p_fence);
@@ -137,4 +136,3 @@ drop function tool_executor.tell_call, tool_executor.finish_call, tool_executor.
   tool_executor.take_unpublished, tool_executor.fill_tools, tool_executor.find_tool;
 drop table tool_executor.tools;
 drop function tool_executor.raise_tool_version;
-alter table tool_executor.calls drop column outcome;

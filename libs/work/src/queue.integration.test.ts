@@ -1,6 +1,7 @@
 import { newId } from '@signalbox/contracts/ids';
 import { isFault } from '@signalbox/faults/fault';
 import { sqlState } from '@signalbox/postgres/classify-error';
+import type { Queryable } from '@signalbox/postgres/database';
 import { waitFor } from '@signalbox/testkit/wait';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { createTestQueue, row, schema, type TestQueue } from '../test/test-queue.ts';
@@ -28,6 +29,25 @@ function first(claims: readonly Claim[]): Claim {
 const item = async (id: string) =>
   (await own.owner.query<Record<string, unknown>>(`SELECT * FROM ${schema}.items WHERE id = $1`, [id]))[0] ??
   {};
+
+async function waitForLockWait(): Promise<void> {
+  await waitFor(
+    () =>
+      own.owner.query(
+        `SELECT 1 FROM pg_stat_activity WHERE datname = $1 AND wait_event_type = 'Lock' AND state = 'active'`,
+        [own.owner.name],
+      ),
+    (rows) => rows.length > 0,
+  );
+}
+
+/** Rows that the transaction has written so far, over all tables. */
+async function rowsWritten(tx: Queryable): Promise<number> {
+  const [row] = await tx.query<{ n: string }>(
+    'SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) AS n FROM pg_stat_xact_user_tables',
+  );
+  return Number(row?.n);
+}
 
 describe('lanes', () => {
   test('a repeat is left out, and one lane gives one item at a time in order', async () => {
@@ -213,17 +233,6 @@ describe('release racing intake', () => {
     expect(await finished).toBe(true);
     expect(await claim(b)).toHaveLength(1);
   });
-
-  async function waitForLockWait(): Promise<void> {
-    await waitFor(
-      () =>
-        own.owner.query(
-          `SELECT 1 FROM pg_stat_activity WHERE datname = $1 AND wait_event_type = 'Lock' AND state = 'active'`,
-          [own.owner.name],
-        ),
-      (rows) => rows.length > 0,
-    );
-  }
 });
 
 describe('fairness', () => {
@@ -274,11 +283,73 @@ describe('enqueue and claim in one', () => {
 
     const rows = [row('waiting'), row('s1'), row('s1'), row('s2'), row('s3')];
     const { ids, claims } = await own.queue.enqueueAndClaim(own.database, rows, 2, terms(a));
-    expect(ids).toEqual(rows.map((each) => each.id));
+    expect(ids.toSorted()).toEqual(rows.map((each) => each.id).toSorted());
     expect(claims.map((each) => each.item.id)).toEqual([rows[1]?.id, rows[3]?.id]);
     expect((await claim(newId())).map((each) => each.item.key).sort()).toEqual(['s3', 'waiting']);
     const repeat = await own.queue.enqueueAndClaim(own.database, rows, 2, terms(a));
     expect(repeat).toEqual({ ids: [], claims: [] });
+    // A repeat of finished work does not take its lane.
+    const one = first(claims);
+    await own.queue.finish(own.database, one.item, holder(a, one), 'done');
+    await own.queue.enqueueAndClaim(own.database, rows, 2, terms(a));
+    expect((await own.queue.heartbeat(a, 1000)).map(({ key }) => key)).toEqual(['s2']);
+  });
+
+  test('what comes behind a parked item does not take its lane, and the result does', async () => {
+    const [a, b] = [newId(), newId()];
+    const parked = row('s1');
+    const { claims } = await own.queue.enqueueAndClaim(own.database, [parked], 1, terms(a));
+    await own.queue.park(own.database, first(claims).item, holder(a, first(claims)), 2);
+    const behind = row('s1');
+    const waiting = await own.queue.enqueueAndClaim(own.database, [behind], 1, terms(b));
+    expect(waiting).toEqual({ ids: [behind.id], claims: [] });
+    expect(await item(behind.id)).toMatchObject({ state: 'ready', attempt: 0, started_at: null });
+    expect(await claim(b)).toEqual([]);
+    const result = { tenant: parked.tenant, key: parked.key, id: parked.id };
+    const resumed = await own.queue.resumeAndClaim(own.database, [result, result], 1, terms(b));
+    expect(resumed.resumed.map(({ pending }) => pending)).toEqual([1, 0]);
+    expect(resumed.claims).toMatchObject([{ item: { id: parked.id, attempt: 1, payload: parked.payload } }]);
+    expect(await own.queue.resumeAndClaim(own.database, [result], 1, terms(b))).toEqual({
+      resumed: [],
+      claims: [],
+    });
+    const last = first(resumed.claims);
+    await own.queue.finish(own.database, last.item, holder(b, last), 'done');
+    expect(first(await claim(a)).item).toMatchObject({ id: behind.id, attempt: 1 });
+  });
+
+  test('an intake that waited for a lane in which something was parked meanwhile leaves it parked', async () => {
+    const [a, b] = [newId(), newId()];
+    const [one, two] = [row('s1'), row('s1')];
+    const release = Promise.withResolvers<void>();
+    const parking = own.database.transaction(async (tx) => {
+      const { claims } = await own.queue.enqueueAndClaim(tx, [one], 1, terms(a));
+      await own.queue.park(tx, first(claims).item, holder(a, first(claims)), 1);
+      await release.promise;
+    });
+    await waitFor(
+      async () => own.owner.query(`SELECT 1 FROM pg_locks WHERE relation = '${schema}.items'::regclass`),
+      (found) => found.length > 0,
+    );
+    const second = own.queue.enqueueAndClaim(own.database, [two], 1, terms(b));
+    await waitForLockWait();
+    release.resolve();
+    await parking;
+    expect(await second).toEqual({ ids: [two.id], claims: [] });
+    expect(await claim(b)).toEqual([]);
+  });
+
+  test('an item that is claimed at once, parked, resumed and finished writes its row and its lane four times each', async () => {
+    const a = newId();
+    await own.database.transaction(async (tx) => {
+      const before = await rowsWritten(tx);
+      const { claims } = await own.queue.enqueueAndClaim(tx, [row('s1')], 1, terms(a));
+      const one = first(claims);
+      await own.queue.park(tx, one.item, holder(a, one), 1);
+      const { claims: again } = await own.queue.resumeAndClaim(tx, [one.item], 1, terms(a));
+      await own.queue.finish(tx, one.item, holder(a, first(again)), 'done');
+      expect((await rowsWritten(tx)) - before).toBe(8);
+    });
   });
 });
 

@@ -185,7 +185,7 @@ export function workQueue(database: Queryable & { readonly urgent: Queryable }, 
         terms.formats,
       ]);
       return {
-        ids: found.filter((row) => row.claimed === false).map((row) => row.id),
+        ids: found.map((row) => row.id),
         claims: found.filter((row) => row.claimed === true).map(toClaim),
       };
     },
@@ -200,9 +200,7 @@ export function workQueue(database: Queryable & { readonly urgent: Queryable }, 
         terms.formats,
       ]);
       return {
-        resumed: found
-          .filter((row) => row.claimed === false)
-          .map((row) => ({ id: row.id, pending: row.attempt })),
+        resumed: found.map((row) => ({ id: row.id, pending: row.claimed === true ? 0 : row.attempt })),
         claims: found.filter((row) => row.claimed === true).map(toClaim),
       };
     },

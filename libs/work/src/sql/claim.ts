@@ -1,5 +1,5 @@
 import type { QueueNames } from '../queue-migration.ts';
-import { claimedColumns, definer } from './tables.ts';
+import { claimedColumns, definer, inner } from './tables.ts';
 
 /**
  * Claiming. Only lanes are locked with SKIP LOCKED; what to run in them is read by a later statement, whose snapshot
@@ -19,45 +19,39 @@ export function claimSql({ schema, items }: QueueNames): string {
 -- A format this owner does not know is left to one that does, and looked at again in a second.
 CREATE FUNCTION ${schema}.work_take(p_tenants text[], p_keys text[], p_owner uuid, p_lease_ms int, p_formats int[])
 RETURNS TABLE (${claimedColumns})
-LANGUAGE plpgsql ${definer.replace('SECURITY DEFINER', 'SECURITY INVOKER')} AS $$
+LANGUAGE plpgsql ${inner} AS $$
 #variable_conflict use_column
+DECLARE
+  v_head record;
 BEGIN
-  RETURN QUERY
-  WITH lane AS MATERIALIZED (
-    SELECT l.tenant, l.key, l.ord FROM unnest(p_tenants, p_keys) WITH ORDINALITY AS l(tenant, key, ord)
-  ), head AS MATERIALIZED (
-    SELECT lane.tenant, lane.key, lane.ord, i.id, i.state, i.not_before,
-           (i.state <> 'parked' AND (i.not_before IS NULL OR i.not_before <= clock_timestamp())
-            AND i.format = ANY (p_formats)) IS TRUE AS runs
-    FROM lane LEFT JOIN LATERAL (
-      SELECT u.id, u.state, u.not_before, u.format FROM ${work} u
-      WHERE u.tenant = lane.tenant AND u.key = lane.key AND u.finished_at IS NULL
-      ORDER BY u.seq LIMIT 1) i ON true
-  ), taken AS (
-    UPDATE ${lanes} l
-    SET owner = p_owner, fence = nextval('${schema}.lane_fence'), ready_at = NULL,
-        until = clock_timestamp() + make_interval(secs => p_lease_ms / 1000.0)
-    FROM head WHERE head.runs AND l.tenant = head.tenant AND l.key = head.key
-    RETURNING l.tenant, l.key, l.fence
-  ), left_alone AS (
-    UPDATE ${lanes} l
-    SET owner = NULL, until = NULL,
-        ready_at = CASE WHEN head.state IS NULL OR head.state = 'parked' THEN NULL
-                        WHEN head.not_before > clock_timestamp() THEN head.not_before
-                        ELSE clock_timestamp() + interval '1 second' END
-    FROM head WHERE NOT head.runs AND l.tenant = head.tenant AND l.key = head.key
-  ), running AS (
-    UPDATE ${work} i
-    SET state = 'running', interrupted = false, pending = 0, not_before = NULL,
-        started_at = coalesce(i.started_at, clock_timestamp()),
-        attempt = i.attempt + CASE WHEN i.attempt = 0 OR i.interrupted OR i.state = 'running' THEN 1 ELSE 0 END
-    FROM head WHERE head.runs AND i.tenant = head.tenant AND i.id = head.id
-    RETURNING i.tenant, i.key, i.id, i.format, i.payload, i.attempt, i.retries, i.enqueued_at, i.traceparent
-  )
-  SELECT r.tenant::text, r.key::text, t.fence, r.id, r.format, r.payload, r.attempt, r.retries, r.enqueued_at,
-         r.traceparent
-  FROM running r JOIN taken t ON t.tenant = r.tenant AND t.key = r.key
-  JOIN lane ON lane.tenant = r.tenant AND lane.key = r.key ORDER BY lane.ord;
+  -- Lane by lane with small statements: one statement for all cost 0.2 ms only to start, and no less for each lane.
+  FOR v_at IN 1..cardinality(p_keys) LOOP
+    SELECT u.id, u.state, u.not_before, u.format INTO v_head FROM ${work} u
+    WHERE u.tenant = p_tenants[v_at] AND u.key = p_keys[v_at] AND u.finished_at IS NULL ORDER BY u.seq LIMIT 1;
+    IF v_head.state <> 'parked' AND v_head.format = ANY (p_formats)
+       AND (v_head.not_before IS NULL OR v_head.not_before <= clock_timestamp()) THEN
+      UPDATE ${lanes} l
+      SET owner = p_owner, fence = nextval('${schema}.lane_fence'), ready_at = NULL,
+          until = clock_timestamp() + make_interval(secs => p_lease_ms / 1000.0)
+      WHERE l.tenant = p_tenants[v_at] AND l.key = p_keys[v_at]
+      RETURNING l.tenant, l.key, l.fence INTO tenant, key, fence;
+      UPDATE ${work} i
+      SET state = 'running', interrupted = false, pending = 0, not_before = NULL,
+          started_at = coalesce(i.started_at, clock_timestamp()),
+          attempt = i.attempt + CASE WHEN i.attempt = 0 OR i.interrupted OR i.state = 'running' THEN 1 ELSE 0 END
+      WHERE i.tenant = p_tenants[v_at] AND i.id = v_head.id
+      RETURNING i.id, i.format, i.payload, i.attempt, i.retries, i.enqueued_at, i.traceparent
+      INTO id, format, payload, attempt, retries, enqueued_at, traceparent;
+      RETURN NEXT;
+    ELSE
+      UPDATE ${lanes} l
+      SET owner = NULL, until = NULL,
+          ready_at = CASE WHEN v_head.state IS NULL OR v_head.state = 'parked' THEN NULL
+                          WHEN v_head.not_before > clock_timestamp() THEN v_head.not_before
+                          ELSE clock_timestamp() + interval '1 second' END
+      WHERE l.tenant = p_tenants[v_at] AND l.key = p_keys[v_at];
+    END IF;
+  END LOOP;
 END;
 $$;
 REVOKE ALL ON FUNCTION ${schema}.work_take(text[], text[], uuid, int, int[]) FROM PUBLIC;
@@ -128,7 +122,7 @@ $$;
 
 -- Tenants with a free lane to claim, in turn from behind p_after on. One index probe a tenant, however many lanes wait.
 CREATE FUNCTION ${schema}.work_ready_tenants(p_after text, p_limit int) RETURNS text[]
-LANGUAGE plpgsql ${definer.replace('SECURITY DEFINER', 'SECURITY INVOKER')} AS $$
+LANGUAGE plpgsql ${inner} AS $$
 DECLARE
   v_found text[] := '{}';
   v_last text COLLATE "C" := p_after;

@@ -1,5 +1,5 @@
 import type { QueueNames } from '../queue-migration.ts';
-import { definer } from './tables.ts';
+import { definer, inner } from './tables.ts';
 
 /**
  * How a holder's item ends or pauses. Each takes the lane's lock (SB001 if it is no longer the holder's), changes the
@@ -15,27 +15,31 @@ export function outcomeSql({ schema, items }: QueueNames): string {
   // Holding the lane but not this item: a caller that mixed two up, or repeats an outcome it already stored.
   const orLost = `IF NOT FOUND THEN RAISE EXCEPTION 'lease lost' USING ERRCODE = 'SB001'; END IF;`;
   return `
--- For a lane whose lock the caller has.
+-- For a lane whose lock the caller took in an earlier statement, so that this one sees what was committed before.
 CREATE FUNCTION ${schema}.work_free(p_tenant text, p_key text) RETURNS boolean
-LANGUAGE plpgsql ${definer.replace('SECURITY DEFINER', 'SECURITY INVOKER')} AS $$
+LANGUAGE plpgsql ${inner} AS $$
 DECLARE
   v_ready timestamptz;
 BEGIN
-  SELECT CASE WHEN i.state = 'parked' THEN NULL ELSE greatest(i.not_before, clock_timestamp()) END INTO v_ready
-  FROM ${work} i WHERE i.tenant = p_tenant AND i.key = p_key AND i.finished_at IS NULL ORDER BY i.seq LIMIT 1;
-  UPDATE ${lanes} l SET owner = NULL, until = NULL, ready_at = v_ready WHERE l.tenant = p_tenant AND l.key = p_key;
+  UPDATE ${lanes} l
+  SET owner = NULL, until = NULL, ready_at = (
+    SELECT CASE WHEN i.state = 'parked' THEN NULL ELSE greatest(i.not_before, clock_timestamp()) END
+    FROM ${work} i WHERE i.tenant = p_tenant AND i.key = p_key AND i.finished_at IS NULL ORDER BY i.seq LIMIT 1)
+  WHERE l.tenant = p_tenant AND l.key = p_key RETURNING l.ready_at INTO v_ready;
   RETURN coalesce(v_ready <= clock_timestamp(), false);
 END;
 $$;
 REVOKE ALL ON FUNCTION ${schema}.work_free(text, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION ${schema}.work_free(text, text) TO signalbox_queue;
 
--- p_state: 'done' or 'failed'.
-CREATE FUNCTION ${schema}.work_finish(${holder}, p_state text, p_error text DEFAULT NULL) RETURNS boolean
+-- p_state: 'done' or 'failed'. p_result stays on the row, for whoever sends the message again.
+CREATE FUNCTION ${schema}.work_finish(${holder}, p_state text, p_error text DEFAULT NULL, p_result jsonb DEFAULT NULL)
+RETURNS boolean
 LANGUAGE plpgsql ${definer} AS $$
 BEGIN
   ${hold}
-  UPDATE ${work} i SET state = p_state, finished_at = clock_timestamp(), last_error = p_error WHERE ${running};
+  UPDATE ${work} i SET state = p_state, finished_at = clock_timestamp(), last_error = p_error, result = p_result
+  WHERE ${running};
   ${orLost}
   RETURN ${schema}.work_free(p_tenant, p_key);
 END;
