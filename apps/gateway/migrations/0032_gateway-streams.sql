@@ -11,7 +11,9 @@ create function gateway.store_events(
   p_tenants text[], p_upto int[], p_epoch int,
   p_session_ids uuid[], p_positions bigint[], p_event_ids uuid[], p_turn_ids uuid[], p_types text[], p_terminal boolean[],
   p_data text[]
-) returns table (ord int, outcome text, detail text) language plpgsql as $$
+) returns table (ord int, outcome text, detail text) language plpgsql
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off -- why: gateway.accept
+as $$
 declare
   v_tenant text;
   v_from int := 1;
@@ -79,7 +81,8 @@ end $$;
 -- clock, and an event of a turn is stored only after the turn's own commit. Null: from the beginning.
 create function gateway.open_streams(p_tenants text[], p_upto int[], p_session_ids uuid[], p_want_start boolean[])
 returns table (ord int, start_epoch int, start_position bigint, pruned_epoch int, pruned_position bigint)
-language plpgsql as $$
+language plpgsql set plan_cache_mode = force_generic_plan set enable_seqscan = off -- why: gateway.accept
+as $$
 #variable_conflict use_column
 declare
   v_tenant text;
