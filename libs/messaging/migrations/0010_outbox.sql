@@ -1,6 +1,6 @@
 -- Up Migration
 
--- The outbox (DELIVERY 5–8). Rows live from the commit that made them until the broker has acknowledged them; sent rows
+-- The outbox (delivery rules 5–8). Rows live from the commit that made them until the broker has acknowledged them; sent rows
 -- are deleted. Nobody touches the table but through the functions below: they belong to signalbox_queue, whose policy
 -- sees every tenant's rows, and the services' roles have no grant on it.
 
@@ -214,7 +214,7 @@ as $$
       and o.writer is distinct from p_writer)
 $$;
 
--- The rows of one key by others than p_writer, in the order in which they must be sent (DELIVERY 19).
+-- The rows of one key by others than p_writer, in the order in which they must be sent (delivery rule 19).
 create function messaging.outbox_foreign_rows(p_writer uuid, p_topic text, p_key text, p_limit int)
   returns table (tenant text, id bigint, topic text, key text, event_id uuid, headers jsonb, value bytea, enqueued_at timestamptz)
   language sql stable security definer set search_path = pg_catalog, pg_temp
@@ -265,7 +265,7 @@ as $$
   from (select o.enqueued_at from messaging.outbox o limit p_bound) b
 $$;
 
--- Slots of the relay: a lease saves repeats, order does not depend on it (DELIVERY 6). A slot has its owner for as long
+-- Slots of the relay: a lease saves repeats, order does not depend on it (delivery rule 6). A slot has its owner for as long
 -- as that relay is alive: one row says so, and not each of 64, which were most of the rows that an idle stack wrote.
 create table messaging.outbox_slots (
   slot  smallint primary key check (slot between 0 and 63),

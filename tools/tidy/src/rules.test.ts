@@ -252,7 +252,11 @@ describe('files', () => {
 
   it('do not lead out of the project', () => {
     const outside = ['..', 'shared'].join('/');
-    expect(findings(inGateway, `// see ${outside}/DESIGN.md\n`)).toEqual(['1 outside']);
+    expect(findings(inGateway, `// see ${outside}/notes.md\n`)).toEqual(['1 outside']);
+    for (const paper of ['DELI-VERY 5', 'CONTR-ACTS', 'BEN-CH 3', 'DES-IGN.md']) {
+      expect(findings(inGateway, `// ${paper.replace('-', '')}\n`), paper).toEqual(['1 outside']);
+    }
+    expect(findings(inGateway, '// delivery rule 5; the design of the bench\n')).toEqual([]);
   });
 });
 

@@ -73,7 +73,7 @@ export function readWorkspace(root: string): Workspace {
     if (path.endsWith('.ts') && sourceRoots.some((each) => path.startsWith(`${each}/`))) {
       files.push(sourceFile(path, readFileSync(join(root, path), 'utf8')));
     } else if (
-      /\.(?:ts|js|mjs|json|ya?ml|md|sh|toml)$|Dockerfile|\.ci\/run$|\.example$|\.npmrc$/.test(path)
+      /\.(?:ts|js|mjs|json|ya?ml|md|sh|toml|sql)$|Dockerfile|\.ci\/run$|\.example$|\.npmrc$/.test(path)
     ) {
       if (!path.endsWith('package-lock.json'))
         otherTexts.push({ path, text: readFileSync(join(root, path), 'utf8') });
