@@ -1,7 +1,7 @@
 import type { Outbox } from '@signalbox/messaging/messaging';
 import { type OutgoingMessage, toRecord } from '@signalbox/messaging/outgoing';
 import type { ModelMessage } from '@signalbox/model/model-port';
-import type { Database, Queryable } from '@signalbox/postgres/database';
+import type { Queryable } from '@signalbox/postgres/database';
 import { currentTraceparent } from '@signalbox/telemetry/trace';
 import { type Holder, rowsJson, type WorkItem, type WorkRow } from '@signalbox/work/queue';
 import {
@@ -83,7 +83,11 @@ export interface TurnEnd {
 export const turnFormats: readonly number[] = [1];
 
 /** The statements of a turn, one round trip each; what they promise stands in migration 0042. */
-export function turnStore(database: Database, outbox: Outbox, service: string) {
+export function turnStore(
+  database: Queryable,
+  outbox: Pick<Outbox, 'writer' | 'committed'>,
+  service: string,
+) {
   async function put(name: string, message: readonly OutgoingMessage[], run: PutStatement): Promise<void> {
     const records = message.map((each) => ({
       ...toRecord(each, currentTraceparent(), service),

@@ -2,7 +2,7 @@ import type { ToolOutcomeReported } from '@signalbox/contracts/tool-results';
 import { readValue } from '@signalbox/contracts/validate';
 import type { Outbox, OutgoingMessage } from '@signalbox/messaging/messaging';
 import { toRecord } from '@signalbox/messaging/outgoing';
-import type { Database, Queryable } from '@signalbox/postgres/database';
+import type { Queryable } from '@signalbox/postgres/database';
 import { currentTraceparent } from '@signalbox/telemetry/trace';
 import type { Lease, WorkItem } from '@signalbox/work/worker';
 import { serviceName } from './service-name.ts';
@@ -39,7 +39,7 @@ const tellCall = {
 };
 const storedOutcomes = 'select tenant, id, outcome from tool_executor.stored_outcomes($1, $2)';
 
-export function callStore(database: Database, outbox: Outbox): CallStore {
+export function callStore(database: Queryable, outbox: Pick<Outbox, 'writer' | 'committed'>): CallStore {
   /** The message as the last five parameters, and what the outbox is told of it after the commit. */
   async function send(
     message: OutgoingMessage,

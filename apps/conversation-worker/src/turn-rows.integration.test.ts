@@ -1,0 +1,138 @@
+import { newId } from '@signalbox/contracts/ids';
+import type { OutgoingMessage } from '@signalbox/messaging/outgoing';
+import { type Database, openDatabase, type Transaction } from '@signalbox/postgres/database';
+import { silentLog, silentMetrics } from '@signalbox/telemetry/silent';
+import { createTestDatabase, type TestDatabase } from '@signalbox/testkit/database';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import type { ClaimedTurn } from './opened-turn.ts';
+import type { ModelOutcome, ToolOutcomeStored } from './turn-journal.ts';
+import { turnStore } from './turn-store.ts';
+
+// What a turn costs is how many rows it writes (DELIVERY 30): the parts of this service, table by table.
+
+const owner = newId();
+const terms = { owner, slots: 1, leaseMs: 5_000, historyTokens: 4_000 };
+let own: TestDatabase;
+let database: Database;
+
+beforeAll(async () => {
+  own = await createTestDatabase();
+  database = openDatabase({
+    ...{ url: own.url, poolSize: 1, maxOverflow: 0, poolTimeoutMs: 3_000, poolRecycleMs: 600_000 },
+    ...{ applicationName: 'turn-rows', log: silentLog, metrics: silentMetrics },
+  });
+});
+afterAll(async () => {
+  await database.close();
+  await own.drop();
+});
+
+/** Rows that this connection has written and not yet reported, by table: the test's own, and those of the one before. */
+async function written(
+  tx: Transaction,
+  before: Record<string, number> = {},
+): Promise<Record<string, number>> {
+  const rows = await tx.query<{ name: string; n: string }>(
+    `select schemaname || '.' || relname as name, n_tup_ins + n_tup_upd + n_tup_del as n
+     from pg_stat_xact_user_tables where n_tup_ins + n_tup_upd + n_tup_del > 0`,
+  );
+  return Object.fromEntries(rows.map(({ name, n }) => [name, Number(n) - (before[name] ?? 0)]));
+}
+
+function message(topic: OutgoingMessage['topic'], key: string): OutgoingMessage {
+  return { topic, key, tenant: 'acme', eventType: 'a.test', schema: 'test.v1', eventId: newId(), value: {} };
+}
+
+const said: ModelOutcome = {
+  text: 'so',
+  calls: [],
+  end: 'stop',
+  model: 'm',
+  input_tokens: 1,
+  output_tokens: 1,
+};
+const answered: ToolOutcomeStored = { outcome: 'ok', output: '408', truncated: false, duration_ms: 1 };
+
+async function begin(tx: Transaction) {
+  const store = turnStore(tx, { writer: owner, committed: () => {} }, 'conversation-worker');
+  const [sessionId, id] = [newId(), newId()];
+  const key = `acme:${sessionId}`;
+  const payload = {
+    session_id: sessionId,
+    turn_id: id,
+    event_id: newId(),
+    persona_id: 'plain',
+    message: 'hi',
+  };
+  const { claims } = await store.takeMessages(tx, [{ tenant: 'acme', id, key, payload }], terms);
+  const finish = ({ item, fence }: ClaimedTurn, step: number) =>
+    store.finish(
+      item,
+      { owner, fence },
+      {
+        ...{ step, outcome: said, sessionId, history: { messages: [], tokens: 1 }, state: 'done' },
+        ...{ error: undefined, message: message('conversation.outbound', key) },
+      },
+    );
+  return { store, key, id, claim: only(claims), finish };
+}
+
+function only<T>(found: readonly T[]): T {
+  const [one] = found;
+  if (one === undefined || found.length > 1) throw new Error(`found ${found.length} instead of one`);
+  return one;
+}
+
+test('a plain turn writes its row twice, its lane twice, its step twice, and its history and final once', async () => {
+  await database.transaction(async (tx) => {
+    const before = await written(tx);
+    const turn = await begin(tx);
+    await turn.finish(turn.claim, 0);
+    expect(await written(tx, before)).toEqual({
+      'conversation_worker.turns': 2,
+      'conversation_worker.lanes': 2,
+      'conversation_worker.steps': 2,
+      'conversation_worker.history': 1,
+      'messaging.outbox': 1,
+    });
+  });
+});
+
+test('a turn with a tool goes on with one change of its row and its lane', async () => {
+  await database.transaction(async (tx) => {
+    const before = await written(tx);
+    const turn = await begin(tx);
+    const callId = 'f'.repeat(32);
+    await turn.store.storeRound(
+      turn.claim.item,
+      { owner, fence: turn.claim.fence },
+      {
+        step: 0,
+        outcome: said,
+        toolSteps: [
+          {
+            ...{ step: 1, callId, outcome: undefined, waitMs: 1_000 },
+            input: { tool: 'calculator', model_call_id: 'c', arguments: {} },
+          },
+        ],
+        messages: [message('tool.requests', turn.key)],
+      },
+    );
+    const waits = { tenant: 'acme', key: turn.key, turnId: turn.id, step: 1 };
+    const arrived = { ...waits, callId, eventId: newId(), outcome: answered };
+    expect(await turn.store.storeToolOutcomes(tx, [arrived])).toMatchObject([
+      { fate: 'applied', attempt: 1 },
+    ]);
+    const goesOn = only(await turn.store.resumeTurns(tx, [waits], terms));
+    expect(goesOn.opened.steps.map(({ kind }) => kind)).toEqual(['model', 'tool', 'model']);
+    expect(goesOn.item.attempt).toBe(1);
+    await turn.finish(goesOn, 2);
+    expect(await written(tx, before)).toEqual({
+      'conversation_worker.turns': 4,
+      'conversation_worker.lanes': 4,
+      'conversation_worker.steps': 6,
+      'conversation_worker.history': 1,
+      'messaging.outbox': 2,
+    });
+  });
+});
