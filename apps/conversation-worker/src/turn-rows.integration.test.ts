@@ -8,7 +8,7 @@ import type { ClaimedTurn } from './opened-turn.ts';
 import type { ModelOutcome, ToolOutcomeStored } from './turn-journal.ts';
 import { turnStore } from './turn-store.ts';
 
-// What a turn costs is how many rows it writes (DELIVERY 30): the parts of this service, table by table.
+// What a turn costs is how many rows it writes (delivery rule 30): the parts of this service, table by table.
 
 const owner = newId();
 const terms = { owner, slots: 1, leaseMs: 5_000, historyTokens: 4_000 };

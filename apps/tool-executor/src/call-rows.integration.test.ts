@@ -7,7 +7,7 @@ import { expect, it } from 'vitest';
 import { outcomeMessage, outcomeValue } from './answers.ts';
 import { callStore } from './call-store.ts';
 
-it('a call writes its row twice, its lane twice and its answer once (DELIVERY 30), and keeps the answer', async () => {
+it('a call writes its row twice, its lane twice and its answer once (delivery rule 30), and keeps the answer', async () => {
   await using own = await createTestDatabase();
   const database = openDatabase({
     ...{ url: own.url, poolSize: 1, maxOverflow: 0, poolTimeoutMs: 3_000, poolRecycleMs: 600_000 },
