@@ -41,11 +41,14 @@ export function takeToolResults(parts: TakeOutcomesParts): IntakeHandler {
  * Stores outcomes and lets their turns go on, in the caller's transaction:
  *
  *   store       each outcome once: the step's row is the inbox. Late and repeated ones change nothing else.
- *   tool.result through the outbox. The turn is parked, so nobody holds the lane; the row is in the session's order
- *               because resume, next, takes the lane's lock before the commit, and a holder claims after it.
  *   resume      pending − 1; at 0 the turn is ready, and claimed and opened at once where a slot is free.
+ *   tool.result through the outbox. The turn is parked, so nobody holds the lane; the row is in the session's order
+ *               because resume has taken the lane's lock, and another holder claims after the commit. The lane before
+ *               the outbox, as everywhere: the other way round this and an intake of a message of the session that
+ *               tells turn.queued would wait for each other.
  *
- * The put comes before the claim, so that its rows are queued before the run that the claim starts.
+ * Resume and put share a round trip. After the commit the put's rows are queued first, and then the claimed run begins:
+ * the worker learns of the claim when both are answered.
  */
 export async function takeOutcomes(
   parts: TakeOutcomesParts,
@@ -64,14 +67,14 @@ export async function takeOutcomes(
     return [];
   });
   if (applied.length > 0) {
-    await outbox.put(
-      tx,
-      applied.map(({ turn, attempt, step, callId, tool, outcome }) =>
-        toolResult(turn, attempt, { step, callId, tool }, outcome),
-      ),
+    const shown = applied.map(({ turn, attempt, step, callId, tool, outcome }) =>
+      toolResult(turn, attempt, { step, callId, tool }, outcome),
     );
     await worker.claimWithin(tx, async (slots, terms) => {
-      const claims = await store.resumeTurns(tx, applied, { ...terms, slots, historyTokens });
+      const [claims] = await Promise.all([
+        store.resumeTurns(tx, applied, { ...terms, slots, historyTokens }),
+        outbox.put(tx, shown),
+      ]);
       for (const claim of claims) parts.keepOpened(claim.item, claim.opened);
       return { result: undefined, claims, more: claims.length < applied.length };
     });

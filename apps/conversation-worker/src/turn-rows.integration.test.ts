@@ -45,6 +45,7 @@ function message(topic: OutgoingMessage['topic'], key: string): OutgoingMessage 
 
 const said: ModelOutcome = {
   text: 'so',
+  thinking_length: 0,
   calls: [],
   end: 'stop',
   model: 'm',
