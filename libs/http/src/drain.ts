@@ -29,7 +29,6 @@ export function createDrain(parts: {
   let open = 0;
   let onIdle: (() => void) | undefined;
 
-  lifecycle.onStop({ name: 'readiness', phase: 'readiness', run: () => board.markDraining() });
   lifecycle.onStop({
     name: 'http requests',
     phase: 'intake',

@@ -51,6 +51,8 @@ export async function startServer(options: RunningServerOptions = {}): Promise<R
   });
   const board = createBoard({ service: 'under-test', version: '1.2.3' });
   const lifecycle = createLifecycle();
+  // What superviseService does in a service.
+  lifecycle.onStop({ name: 'readiness', phase: 'readiness', run: () => board.markDraining() });
   lifecycle.configure({ drainDelayMs: options.drainDelayMs ?? 0, stopTimeoutMs: 10_000, log: telemetry.log });
   const server = createServer({
     settings: {

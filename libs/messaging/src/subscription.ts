@@ -98,7 +98,9 @@ export function openSubscription(options: SubscriptionOptions): Consumer {
         },
         crashed(error) {
           if (member !== current) return;
-          log.error('consumer.crashed', { error, topic, group });
+          // A coordinator that loads or moves ends a member too: no defect, and the next member finds it.
+          if (isPassing(error)) log.info('consumer.interrupted', { topic, group, reason: error.message });
+          else log.error('consumer.crashed', { error, topic, group });
           void rebuild(member, 'crash');
         },
         process: options.process,
@@ -284,4 +286,9 @@ function pause(ms: number, signal: AbortSignal): Promise<void> {
       resolve();
     }
   });
+}
+
+/** kafkajs says of the broker's own errors whether another try may find it otherwise. */
+function isPassing(error: unknown): error is Error {
+  return error instanceof Error && 'retriable' in error && error.retriable === true;
 }

@@ -30,7 +30,7 @@ export function superviseService(parts: ServiceParts): ServiceStart {
   const described = describeSettings(settings);
   log.info('service.starting', { pid: process.pid, node: process.version });
   for (const warning of described.warnings) log.warning('config.legacy_name', {}, warning);
-  log.info('config.validated', { environment: described.environment, settings: described.settings });
+  log.info('config.validated', { settings: described.settings });
 
   const startup = metrics.histogram('service_startup_seconds', {
     help: 'Time from the start of the process to the end of its start.',
