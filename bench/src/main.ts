@@ -6,7 +6,7 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { cpus, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { runMain } from '@signalbox/lifecycle/lifecycle';
+import { type Lifecycle, runMain } from '@signalbox/lifecycle/lifecycle';
 import { Kafka, logLevel } from 'kafkajs';
 import { type Cell, type CellResult, renderCell, runCell } from './cell.ts';
 import { acceptCell } from './cells/accept.ts';
@@ -14,15 +14,24 @@ import { firstDeltaCell, toolTurnCell } from './cells/first-delta.ts';
 import { headOfLineCell } from './cells/head-of-line.ts';
 import { startCell } from './cells/start.ts';
 import { closedLoopCell, openLoopCell } from './cells/under-load.ts';
-import { type BenchStack, type Floor, startFloor, startStack } from './stack.ts';
+import { type BenchStack, type Floor, startFloor, startStack, until } from './stack.ts';
 
 const allServices = ['gateway', 'conversation-worker', 'tool-executor', 'outbox-sync'];
 const cellIds = ['B1', 'B2', 'B2t', 'B3', 'B3o', 'B8', 'B13'] as const;
 type CellId = (typeof cellIds)[number];
 
+/** Progress is on stdout already; what is left to say is why it ended. */
+const quietLog = {
+  info: () => {},
+  error: (event: string, fields?: object) => say(`${event} ${JSON.stringify(fields)}`),
+  critical: (event: string, { error }: { error?: unknown } = {}) =>
+    say(`${event}: ${error instanceof Error ? error.stack : error}`),
+};
+
 const say = (line: string) => process.stdout.write(`${line}\n`);
 
 await runMain(async (lifecycle) => {
+  lifecycle.configure({ drainDelayMs: 0, stopTimeoutMs: 120_000, log: quietLog });
   const { values, positionals } = parseArgs({
     allowPositionals: true,
     options: { pairs: { type: 'string', default: '5' }, seconds: { type: 'string', default: '5' } },
@@ -42,10 +51,10 @@ await runMain(async (lifecycle) => {
   };
   // The accept alone: a worker beside it would be measured too, and its turns would still run in the next pair.
   if (wanted.includes('B1'))
-    await withStack(['gateway', 'outbox-sync'], (stack) => runAccept(stack, run, pairs, seconds));
+    await withStack(lifecycle, ['gateway', 'outbox-sync'], (stack) => runAccept(stack, run, pairs, seconds));
   const others = wanted.filter((id) => id !== 'B1');
   if (others.length > 0) {
-    await withStack(allServices, (stack) => runOthers(stack, others, run, pairs, seconds));
+    await withStack(lifecycle, allServices, (stack) => runOthers(stack, others, run, pairs, seconds));
   }
   keep(results);
   if (results.some((result) => result.faults.length > 0))
@@ -54,15 +63,23 @@ await runMain(async (lifecycle) => {
 });
 
 async function withStack(
+  lifecycle: Lifecycle,
   services: readonly string[],
   use: (stack: BenchStack) => Promise<void>,
 ): Promise<void> {
   say(`parts and ${services.join(', ')} are starting`);
   const stack = await startStack({ services });
+  let closing: Promise<void> | undefined;
+  const close = () => {
+    closing ??= stack.close();
+    return closing;
+  };
+  // Ctrl-C, or a rejection outside of our promises: nothing of it stays behind.
+  lifecycle.onStop({ name: 'stack', phase: 'pools', timeoutMs: 100_000, run: close });
   try {
     await use(stack);
   } finally {
-    await stack.close();
+    await close();
   }
 }
 
@@ -121,12 +138,17 @@ async function startHops(stack: BenchStack, count: number): Promise<Floor> {
   };
 }
 
+/** A broker names a leader some moments after it has made a topic, and kafkajs gives up waiting too early. */
 async function createFloorTopics(bootstrap: string, topics: readonly string[]): Promise<void> {
   const admin = new Kafka({ brokers: [bootstrap], logLevel: logLevel.NOTHING }).admin();
   await admin.connect();
   await admin.createTopics({
     topics: topics.map((topic) => ({ topic, numPartitions: 6 })),
-    waitForLeaders: true,
+    waitForLeaders: false,
+  });
+  await until(`leaders of ${topics.join(', ')}`, 10_000, async () => {
+    const found = await admin.fetchTopicMetadata({ topics: [...topics] }).catch(() => undefined);
+    return found?.topics.every(({ partitions }) => partitions.every(({ leader }) => leader >= 0)) ?? false;
   });
   await admin.disconnect();
 }

@@ -35,7 +35,8 @@ export interface BenchStack {
   acceptedRecords(): Promise<number>;
   /** Rows inserted, updated and deleted so far, over all services' tables. */
   rowsWritten(): Promise<number>;
-  modelFaults(fault: { tokensPerSecond?: number }): Promise<void>;
+  /** An order to the stand-in model (dev/simulators/model/README.md); an empty one takes all back. */
+  modelFaults(fault: Readonly<Record<string, string | number>>): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -251,7 +252,8 @@ function waitForReady(name: string, url: string): Promise<void> {
   });
 }
 
-async function until(what: string, limitMs: number, reached: () => Promise<boolean>): Promise<void> {
+/** Waits for a level; an error that names it past `limitMs`. */
+export async function until(what: string, limitMs: number, reached: () => Promise<boolean>): Promise<void> {
   const endsAt = performance.now() + limitMs;
   while (!(await reached())) {
     if (performance.now() > endsAt) throw new Error(`waited ${limitMs} ms for ${what}`);

@@ -52,7 +52,7 @@ export function toolTurnCell(options: { stack: BenchStack; hops: StartFloor; pai
  * Each tool call has a process of its own, started ahead; one that is started takes some 40 ms of a core. Back to back
  * the cell would measure that, and not the path; a person takes longer to write the next message.
  */
-const toolPauseMs = 150;
+const toolPauseMs = 120;
 
 const pause = (ms: number): Promise<void> =>
   ms === 0 ? Promise.resolve() : new Promise((resolve) => setTimeout(resolve, ms));

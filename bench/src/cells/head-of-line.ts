@@ -32,7 +32,8 @@ async function runProduct(stack: BenchStack): Promise<Reading> {
   const talks = await sessionsOfOnePartition(stack, poster, fastSessions + 1);
   const [slow, ...fast] = talks;
   if (slow === undefined) throw new Error('no session for the slow turn');
-  const slowDone = slow.say(`wait ${slowMs}`, 60_000);
+  await stack.modelFaults({ match: 'slow one', times: 1, firstTokenMs: slowMs });
+  const slowDone = slow.say('the slow one', 60_000);
   // One after the other: the figure is the wait behind the slow turn, not behind each other.
   for (let turn = 0; turn < fastTurnsEach; turn += 1) for (const talk of fast) await talk.say('hello there');
   await slowDone;

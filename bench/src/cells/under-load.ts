@@ -84,7 +84,7 @@ export function openLoopCell(options: {
             // Spread over the interval, as people are.
             await until(startedAt + (index / sessions) * intervalMs);
             for (let at = performance.now(); at < startedAt + seconds * 1000; at += intervalMs) {
-              const ended = talk.say('words 20', 60_000);
+              const ended = talk.say('long 20', 60_000);
               await until(at + intervalMs);
               await ended;
             }
