@@ -17,9 +17,9 @@ export function firstDeltaCell(options: {
     pairs: options.pairs,
     settle: () => options.stack.settle(),
     variants: [
-      productVariant(options.stack, 'hello there'),
-      floorVariant('floor: fastify to model', options.direct),
-      floorVariant('floor: two bare Kafka hops', options.hops),
+      productVariant(options.stack, 'hello there', plainTurns),
+      floorVariant('floor: fastify to model', options.direct, plainTurns),
+      floorVariant('floor: two bare Kafka hops', options.hops, plainTurns),
     ],
     aims: [
       { figure: 'p50Ms', bound: '<=', value: 4 },
@@ -37,8 +37,8 @@ export function toolTurnCell(options: { stack: BenchStack; hops: StartFloor; pai
     pairs: options.pairs,
     settle: () => options.stack.settle(),
     variants: [
-      productVariant(options.stack, 'what is 12 * 34?', toolPauseMs),
-      floorVariant('floor: four bare Kafka hops', options.hops, toolPauseMs),
+      productVariant(options.stack, 'what is 12 * 34?', toolTurns),
+      floorVariant('floor: four bare Kafka hops', options.hops, toolTurns),
     ],
     aims: [
       { figure: 'p50Ms', bound: '<=', value: 8 },
@@ -48,19 +48,25 @@ export function toolTurnCell(options: { stack: BenchStack; hops: StartFloor; pai
   };
 }
 
+interface Rhythm {
+  warmUpTurns: number;
+  measuredTurns: number;
+  pauseMs: number;
+}
+
 /**
  * Each tool call has a process of its own, started ahead; one that is started takes some 40 ms of a core. Back to back
  * the cell would measure that, and not the path; a person takes longer to write the next message.
  */
-const toolPauseMs = 120;
+const toolTurns: Rhythm = { warmUpTurns: 30, measuredTurns: 100, pauseMs: 120 };
 
 const pause = (ms: number): Promise<void> =>
   ms === 0 ? Promise.resolve() : new Promise((resolve) => setTimeout(resolve, ms));
 
-const warmUpTurns = 100;
-const measuredTurns = 200;
+const plainTurns: Rhythm = { warmUpTurns: 100, measuredTurns: 200, pauseMs: 0 };
 
-function productVariant(stack: BenchStack, message: string, pauseMs = 0): Variant {
+function productVariant(stack: BenchStack, message: string, rhythm: Rhythm): Variant {
+  const { warmUpTurns, measuredTurns, pauseMs } = rhythm;
   return {
     name: 'signalbox',
     run: async () => {
@@ -94,7 +100,8 @@ function productVariant(stack: BenchStack, message: string, pauseMs = 0): Varian
   };
 }
 
-function floorVariant(name: string, start: StartFloor, pauseMs = 0): Variant {
+function floorVariant(name: string, start: StartFloor, rhythm: Rhythm): Variant {
+  const { warmUpTurns, measuredTurns, pauseMs } = rhythm;
   return {
     name,
     run: async () => {
