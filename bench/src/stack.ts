@@ -53,6 +53,9 @@ const wideBounds = {
   TENANT_MAX_OPEN_TURNS: '10000000',
   RATE_LIMIT_MAX: '0',
   OUTBOX_MAX_ROWS: '10000000',
+  // A turn of a slow model holds a place and a connection for as long as the model speaks.
+  TURNS_MAX_ACTIVE: '1024',
+  HTTP_CLIENT_MAX_CONNECTIONS: '1024',
 };
 
 /**
