@@ -42,6 +42,8 @@ export class GroupMember {
   lastHeartbeatAt = performance.now();
   /** Between a rebalance's begin and the join: the others may take as long as the rebalance timeout. */
   joining = true;
+  /** Called when the join under way is over. */
+  readonly #onJoined = new Set<() => void>();
   readonly #o: MemberOptions;
   readonly #consumer: Consumer;
   /** Rises at every join and revocation: what began under an older one neither resolves nor commits. */
@@ -130,6 +132,9 @@ export class GroupMember {
   async stop(deadlineMs: number): Promise<void> {
     const end = performance.now() + deadlineMs;
     const leftMs = () => Math.max(end - performance.now(), 50);
+    // kafkajs sends no leave for a join under way: the broker would keep a member that is gone, and hand it partitions
+    // that nobody reads until its session times out.
+    await within(this.#joinOver(), leftMs() * 0.6);
     const partitions = this.assigned();
     if (!this.#ended) this.#fetching('pause', partitions);
     await within(Promise.allSettled([...this.#processing]), leftMs() * 0.6);
@@ -139,6 +144,11 @@ export class GroupMember {
     // stop() and disconnect() never come back while a handler or a socket hangs (issues 571, 967, 1639).
     await within(this.#consumer.disconnect(), leftMs());
     if (partitions.length > 0) this.#o.listener.revoked(partitions);
+  }
+
+  #joinOver(): Promise<void> {
+    if (!this.joining || this.#ended) return Promise.resolve();
+    return new Promise((resolve) => this.#onJoined.add(resolve));
   }
 
   /**
@@ -203,6 +213,8 @@ export class GroupMember {
   #join(partitions: readonly number[]): void {
     const before = this.assigned();
     this.joining = false;
+    for (const joined of this.#onJoined) joined();
+    this.#onJoined.clear();
     this.#dropGeneration();
     // A join without REBALANCING before it (stale metadata, an unknown member): the old assignment ends here.
     if (before.length > 0) this.#o.listener.revoked(before);

@@ -120,7 +120,7 @@ export function openSubscription(options: SubscriptionOptions): Consumer {
         member = createMember();
         current = member;
         await Promise.race([member.start(), aborted(closing.signal)]);
-        if (closing.signal.aborted) return member.abandon();
+        if (closing.signal.aborted) return; // stop() sees the member out
         if (current !== member) return; // it crashed while it joined, and the next one is on its way
         lastError = undefined;
         builtAt = performance.now();
@@ -260,8 +260,7 @@ export function openSubscription(options: SubscriptionOptions): Consumer {
       endLag();
       endAge();
       const member = current;
-      if (member !== undefined && state.name === 'running') await member.stop(deadlineMs);
-      else member?.disconnectLater();
+      await member?.stop(deadlineMs);
       state = { name: 'stopped' };
       current = undefined;
       await Promise.race([running, pause(abandonedStopMs, new AbortController().signal)]);

@@ -135,6 +135,23 @@ export function describeMember(name: string, bus: BusClient): void {
       );
     });
 
+    it('a member that is stopped while it joins leaves: the others have its partitions before a session times out', async () => {
+      const a = read('stopped-in-join');
+      await ready(a, 6);
+      const b = read('stopped-in-join');
+      // a has heard of the rebalance, so b's join is under way.
+      await waitFor(
+        () => a.consumer.assigned(),
+        (partitions) => partitions.length === 0,
+        { timeoutMs: 10_000, intervalMs: 1, label: 'the rebalance' },
+      );
+      const began = performance.now();
+      await b.consumer.stop();
+      await ready(a, 6);
+      // Without the leave: 6 s, or the 15 s of a rebalance.
+      expect(performance.now() - began).toBeLessThan(5_800);
+    });
+
     it('committed offsets never go back, with members that come and go', async () => {
       const highest = new Map<number, bigint>();
       const wentBack: string[] = [];
