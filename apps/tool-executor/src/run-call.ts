@@ -38,6 +38,7 @@ const errorCodes: Readonly<Record<ToolOutcome, string | undefined>> = {
   cpu_limit: 'TOOL_CPU_LIMIT',
   memory_limit: 'TOOL_MEMORY_LIMIT',
   output_limit: 'TOOL_OUTPUT_LIMIT',
+  cancelled: 'TOOL_CANCELLED',
   unknown: 'TOOL_OUTCOME_UNKNOWN',
 };
 

@@ -1,4 +1,5 @@
 import { Type } from 'typebox';
+import { MultitaskStrategy } from './conversation-inbound.ts';
 import {
   Attempt,
   CallId,
@@ -14,7 +15,30 @@ import {
 
 const turn = { turn_id: Id, attempt: Attempt };
 
-export const TurnQueued = Type.Object({ ...turn, position: Count });
+/** The turn waits behind `position` others. `strategy`: what its message asked for (conversation-inbound.ts). */
+export const TurnQueued = Type.Object({
+  ...turn,
+  position: Count,
+  strategy: Type.Optional(MultitaskStrategy),
+});
+/** The message found its session busy and asked not to wait: it has no turn. `busy_turn_id`: the first in its way. */
+export const TurnRejected = Type.Object({
+  ...turn,
+  reason: Type.Literal('session_busy'),
+  busy_turn_id: Type.Optional(Id),
+});
+/**
+ * The turn ended before its answer did. `text` is what stands of the answer, equal to its deltas, `length` its code
+ * points. `by`: the event id of the action that asked for it, or of the message that interrupted.
+ */
+export const TurnCancelled = Type.Object({
+  ...turn,
+  cause: Type.Union([Type.Literal('requested'), Type.Literal('interrupted')]),
+  by: Id,
+  reason: Type.Optional(Type.String()),
+  text: Type.String(),
+  length: Count,
+});
 export const TurnStarted = Type.Object({ ...turn, persona_id: Name, message_event_id: Id });
 /** A turn was taken over: of the text shown so far only the first `keep_chars` code points stand. */
 export const TurnResumed = Type.Object({ ...turn, keep_chars: Count });
@@ -64,6 +88,8 @@ export const AssistantError = Type.Object({ ...turn, error_code: Name, message: 
 export const TurnEvent = Type.Object({ turn_id: Id, attempt: Type.Optional(Attempt) });
 
 export type TurnQueued = Type.Static<typeof TurnQueued>;
+export type TurnRejected = Type.Static<typeof TurnRejected>;
+export type TurnCancelled = Type.Static<typeof TurnCancelled>;
 export type TurnStarted = Type.Static<typeof TurnStarted>;
 export type TurnResumed = Type.Static<typeof TurnResumed>;
 export type AssistantDelta = Type.Static<typeof AssistantDelta>;
@@ -85,8 +111,8 @@ export const conversationOutboundEvents = {
   'tool.result': ToolResultShown,
   'assistant.final': AssistantFinal,
   'assistant.error': AssistantError,
-  'turn.rejected': TurnEvent,
-  'turn.cancelled': TurnEvent,
+  'turn.rejected': TurnRejected,
+  'turn.cancelled': TurnCancelled,
   'approval.requested': TurnEvent,
   'approval.resolved': TurnEvent,
   'delegation.updated': TurnEvent,

@@ -31,8 +31,12 @@ export const ToolOutcome = Type.Union(
     Type.Literal('cpu_limit'),
     Type.Literal('memory_limit'),
     Type.Literal('output_limit'),
+    Type.Literal('cancelled'),
     Type.Literal('unknown'),
   ],
-  { description: 'ok, why it failed, the limit it reached, or unknown when a crash hid what became of it' },
+  {
+    description:
+      'ok, why it failed, the limit it reached, cancelled, or unknown when a crash hid what became of it',
+  },
 );
 export type ToolOutcome = Type.Static<typeof ToolOutcome>;

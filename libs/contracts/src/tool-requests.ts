@@ -15,5 +15,18 @@ export const ToolRequested = Type.Object({
 });
 export type ToolRequested = Type.Static<typeof ToolRequested>;
 
+/** Nobody waits for the call any more: it is not begun, or ended where it stands, with the outcome `cancelled`. */
+export const ToolCancelRequested = Type.Object({
+  call_id: CallId,
+  turn_id: Id,
+  session_id: Id,
+  step: Step,
+  tool: ToolName,
+});
+export type ToolCancelRequested = Type.Static<typeof ToolCancelRequested>;
+
 export const toolRequestsSchema = 'tool.requests.v1';
-export const toolRequestsEvents = { 'tool.requested': ToolRequested } as const;
+export const toolRequestsEvents = {
+  'tool.requested': ToolRequested,
+  'tool.cancel_requested': ToolCancelRequested,
+} as const;

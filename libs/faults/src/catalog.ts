@@ -186,6 +186,8 @@ const codes = {
     'Tool wrote too much',
     'The tool wrote more than its output limit and was killed.',
   ),
+  TOOL_CANCELLED: kind(409, false, 'Tool call cancelled', 'Its turn was cancelled before the call ended.'),
+  CANCELLED: kind(409, false, 'Cancelled', 'Somebody asked for the work to be ended before it was done.'),
   TOOL_OUTCOME_UNKNOWN: kind(
     502,
     false,
