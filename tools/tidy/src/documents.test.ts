@@ -1,7 +1,7 @@
 import { existsSync, globSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { defines, type Mention, mentionsIn } from '../test/mentions.ts';
+import { defines, hasTest, type Mention, mentionsIn } from '../test/mentions.ts';
 
 const root = join(import.meta.dirname, '../../..');
 const read = (path: string) => readFileSync(join(root, path), 'utf8');
@@ -19,6 +19,9 @@ function wrongWith(mention: Mention): string | undefined {
     ? globSync(path, { cwd: root }).length > 0
     : existsSync(join(root, path));
   if (!isThere) return `no ${path}`;
+  if (mention.kind === 'test') {
+    return hasTest(read(path), mention.title) ? undefined : `no test "${mention.title}" in ${path}`;
+  }
   if (mention.kind === 'path' || defines(read(path), mention.name)) return undefined;
   return `no ${mention.name} in ${path}`;
 }
@@ -41,6 +44,7 @@ describe('mentions', () => {
       'See `libs/x/src/a.ts:run`, [b](b.md#part) and [up](../README.md).',
       '| `apps/y/main.ts` | docs/z.md. | [out](https://example.org/apps/no) |',
       'npm run env-example && npm start',
+      '| a fault | `libs/x/src/a.test.ts`: "does it, once" |',
       '`apps/*/src` (libs/q/0001_a-b.sql:gateway.accept)',
     ].join('\n');
     expect(mentionsIn('docs/page.md', text)).toEqual([
@@ -51,9 +55,17 @@ describe('mentions', () => {
       { kind: 'path', line: 2, path: 'docs/z.md' },
       { kind: 'script', line: 3, name: 'env-example' },
       { kind: 'script', line: 3, name: 'start' },
-      { kind: 'path', line: 4, path: 'apps/*/src' },
-      { kind: 'function', line: 4, path: 'libs/q/0001_a-b.sql', name: 'gateway.accept' },
+      { kind: 'path', line: 4, path: 'libs/x/src/a.test.ts' },
+      { kind: 'test', line: 4, path: 'libs/x/src/a.test.ts', title: 'does it, once' },
+      { kind: 'path', line: 5, path: 'apps/*/src' },
+      { kind: 'function', line: 5, path: 'libs/q/0001_a-b.sql', name: 'gateway.accept' },
     ]);
+  });
+
+  it('name a test by its whole title', () => {
+    const source = "it('does it, once', async () => {});";
+    expect(hasTest(source, 'does it, once')).toBe(true);
+    expect(hasTest(source, 'does it')).toBe(false);
   });
 
   it('name what a source defines, not what it calls', () => {

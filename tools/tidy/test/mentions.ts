@@ -1,15 +1,17 @@
-/** What a document says exists: a path of the repository, a function in a file of it, or an npm script. */
+/** What a document says exists: a path of the repository, a function in a file of it, a test by its title, or an npm script. */
 export type Mention =
   | { readonly kind: 'path'; readonly line: number; readonly path: string }
   | { readonly kind: 'function'; readonly line: number; readonly path: string; readonly name: string }
+  | { readonly kind: 'test'; readonly line: number; readonly path: string; readonly title: string }
   | { readonly kind: 'script'; readonly line: number; readonly name: string };
 
 /** A path of the repository begins with one of its folders, or is a file of its root. */
-const path = String.raw`(?:\.{1,2}/)*(?:apps|libs|dev|bench|docs|deploy|tools|schemas|\.github|\.ci)(?:/[\w.@*-]+)*/?`;
+const path = String.raw`(?:\.{1,2}/)*(?:apps|libs|dev|bench|regression|docs|deploy|tools|schemas|\.github|\.ci)(?:/[\w.@*-]+)*/?`;
 const inCode = new RegExp(
   String.raw`(?:^|[\s(\x60"'=])(${path})(?::([A-Za-z_][\w.]*))?(?=[\s)\x60"',;:]|\.?$|\.\s)`,
   'g',
 );
+const test = new RegExp(String.raw`\x60(${path}\.(?:test|regression)\.ts)\x60: "([^"]+)"`, 'g');
 const link = /\]\(([^)\s]+)\)/g;
 const script = /\bnpm (?:run ([\w:-]+)|(start|test))\b/g;
 
@@ -37,6 +39,9 @@ export function mentionsIn(page: string, text: string): Mention[] {
           : { kind: 'function', line, path: whole, name: name.replace(/\.$/, '') },
       );
     }
+    for (const [, file = '', title = ''] of content.matchAll(test)) {
+      found.push({ kind: 'test', line, path: file, title });
+    }
     for (const [, run, own] of withoutLinks.matchAll(script)) {
       found.push({ kind: 'script', line, name: run ?? own ?? '' });
     }
@@ -51,6 +56,11 @@ function resolve(parts: readonly string[]): string {
     else if (part !== '.' && part !== '') path.push(part);
   }
   return path.join('/');
+}
+
+/** Whether a test file has a test or a group of this title. */
+export function hasTest(source: string, title: string): boolean {
+  return ["'", '"', '`'].some((quote) => source.includes(`${quote}${title}${quote}`));
 }
 
 /** Whether a source defines the name: a declaration, a method, a member of an object, a function in SQL. */
