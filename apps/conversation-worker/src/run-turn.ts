@@ -1,6 +1,7 @@
 import { type EndReason, isDeltaEvent } from '@signalbox/contracts/conversation-outbound';
 import { headerNames, type RecordHeaders } from '@signalbox/contracts/headers';
 import { asFault, fault } from '@signalbox/faults/fault';
+import { failPoint } from '@signalbox/lifecycle/fail-point';
 import type { Outbox } from '@signalbox/messaging/messaging';
 import { type DirectRecord, toRecord } from '@signalbox/messaging/outgoing';
 import { runWithContext } from '@signalbox/telemetry/context';
@@ -208,6 +209,7 @@ async function runRounds(run: Run): Promise<void> {
         if (step === 0) parts.metrics.firstToken(performance.now() - run.startedAt);
       },
     });
+    failPoint('turn.step_done');
     const { outcome } = round;
     parts.metrics.tokens(outcome.model, outcome.input_tokens, outcome.output_tokens);
     const done: Step = { kind: 'model', step, operationKey: '', outcome };
@@ -261,6 +263,7 @@ async function finish(
 ): Promise<void> {
   const { parts, item, payload, turn, lease } = run;
   await run.answer.drain();
+  failPoint('turn.deltas_acknowledged');
   // Calls that a limit kept from running are no part of the history: every call in it has its result.
   const spoken = round === undefined ? summary.messages : summary.messages.slice(0, -1);
   const last =

@@ -4,6 +4,7 @@ import { conversationInboundSchema } from '@signalbox/contracts/conversation-inb
 import { isId, newId } from '@signalbox/contracts/ids';
 import { sessionKey } from '@signalbox/contracts/keys';
 import { asFault, fault } from '@signalbox/faults/fault';
+import { failPoint } from '@signalbox/lifecycle/fail-point';
 import { type OutgoingMessage, toRecord } from '@signalbox/messaging/outgoing';
 import type { Counter } from '@signalbox/telemetry/telemetry';
 import type { AcceptLoad } from './accept-load.ts';
@@ -135,6 +136,7 @@ export function createAcceptMessage(options: AcceptMessageOptions) {
   async function storeRow(row: AcceptRow): Promise<Settled> {
     const outcome = await store(row);
     if (outcome.kind === 'accepted') load.accepted(row.tenant);
+    failPoint('accept.committed');
     return { outcome, bodyHash: row.idempotency?.bodyHash };
   }
 

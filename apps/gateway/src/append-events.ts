@@ -1,5 +1,6 @@
 import { isDeltaEvent } from '@signalbox/contracts/conversation-outbound';
 import { fault } from '@signalbox/faults/fault';
+import { failPoint } from '@signalbox/lifecycle/fail-point';
 import type { IntakeRecord } from '@signalbox/messaging/messaging';
 import { poisonRecord } from '@signalbox/messaging/poison-record';
 import type { StoredEvents } from './event-store.ts';
@@ -45,6 +46,7 @@ export function createAppendEvents(options: AppendEventsOptions) {
       events.push(event);
     }
     const shown = await withoutRepeats(events);
+    failPoint('stream.stored');
 
     const reached = { epoch, position: last.offset };
     if (!(await streams.append(partition, boot, shown, reached))) {
@@ -52,6 +54,7 @@ export function createAppendEvents(options: AppendEventsOptions) {
       return 'sent_back';
     }
     await rebuild.reached(partition, reached);
+    failPoint('stream.appended');
     count('appended', shown.length);
     return 'appended';
   };

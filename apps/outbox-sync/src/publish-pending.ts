@@ -1,4 +1,5 @@
 import type { TopicName } from '@signalbox/contracts/topics';
+import { failPoint } from '@signalbox/lifecycle/fail-point';
 import type { Messaging } from '@signalbox/messaging/messaging';
 import type { MessagingMetrics } from '@signalbox/messaging/messaging-metrics';
 import { deleteRows, givenUpChannel, type StoredRow, staleRows } from '@signalbox/messaging/outbox-sql';
@@ -72,6 +73,7 @@ export function createRelay(options: RelayOptions): Relay {
     if (rows.length === 0) return 0;
     const acknowledged = await send(rows, signal);
     for (const row of acknowledged) sent.set(row.id, row);
+    if (acknowledged.length > 0) failPoint('relay.sent');
     await forget(sent);
     if (acknowledged.length < rows.length) {
       log.warning('relay.not_acknowledged', { rows: rows.length - acknowledged.length });

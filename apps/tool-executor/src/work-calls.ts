@@ -1,5 +1,6 @@
 import type { ToolOutcomeReported } from '@signalbox/contracts/tool-results';
 import { asFault, isFault } from '@signalbox/faults/fault';
+import { failPoint } from '@signalbox/lifecycle/fail-point';
 import { runWithContext } from '@signalbox/telemetry/context';
 import type { Logger, Metrics } from '@signalbox/telemetry/telemetry';
 import { attribute, type Span, withSpan } from '@signalbox/telemetry/trace';
@@ -68,6 +69,7 @@ export function workCalls(parts: WorkCallsParts): CallWork {
     } finally {
       clearTimeout(slow);
     }
+    failPoint('call.done');
     span.setAttribute('signalbox.outcome', outcome.outcome);
     await finish(item, lease, payload, outcome);
   }

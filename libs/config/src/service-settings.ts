@@ -109,6 +109,12 @@ export const serviceSettings = {
     optional: true,
   }),
   exportDir: text({ env: 'EXPORT_DIR', doc: 'Folder of exports, where there are any.', optional: true }),
+  failPoint: text({
+    env: 'FAIL_POINT',
+    doc: 'For tests of crashes: the process kills or stops itself at this point of its code, <name>[:<pass>][:SIGKILL|SIGSTOP].',
+    optional: true,
+    devOnly: () => 'a fail point: it ends the process on purpose',
+  }),
   secretsDir: text({
     env: 'SECRETS_DIR',
     doc: 'Folder with one file a secret; any value may refer to it by name.',

@@ -1,5 +1,6 @@
 import type { TopicName } from '@signalbox/contracts/topics';
 import { asFault, fault } from '@signalbox/faults/fault';
+import { failPoint } from '@signalbox/lifecycle/fail-point';
 import type { Database } from '@signalbox/postgres/database';
 import type { Logger } from '@signalbox/telemetry/telemetry';
 import { adoptRows } from './adopt-rows.ts';
@@ -82,6 +83,7 @@ export class FastPath {
 
   /** Takes over the rows of a commit. Synchronous: what a caller does after it comes behind these rows in its key. */
   committed(rows: readonly CommittedRow[]): void {
+    if (rows.length > 0) failPoint('outbox.committed');
     let given = false;
     for (const row of rows) {
       const lane = this.#lanes.get(row.topic, row.key);
@@ -205,6 +207,7 @@ export class FastPath {
         over();
         metrics.published('fast', 'ok');
         metrics.publishSeconds((performance.now() - row.since) / 1_000);
+        failPoint('outbox.published');
         sentRows.add(row);
       },
       refused: (reason) => {

@@ -1,5 +1,6 @@
 import type { SourceTopicName } from '@signalbox/contracts/topics';
 import { asFault, fault } from '@signalbox/faults/fault';
+import { failPoint } from '@signalbox/lifecycle/fail-point';
 import type { Database, Transaction } from '@signalbox/postgres/database';
 import type { Logger } from '@signalbox/telemetry/telemetry';
 import { inSpan } from '@signalbox/telemetry/trace';
@@ -216,6 +217,7 @@ async function handleTogether(options: IntakeOptions, items: readonly Item[]): P
     } finally {
       controller.abort();
     }
+    failPoint('intake.committed');
     metrics.duplicates(consumer, duplicates);
     if (poisoned.length > 0) {
       metrics.processed(topic, 'poison', 0);

@@ -3,7 +3,7 @@ import { loadSettings } from '@signalbox/config/settings';
 import { givenSources } from '@signalbox/config/sources';
 import { createLifecycle } from '@signalbox/lifecycle/lifecycle';
 import { createBoard } from '@signalbox/readiness/board';
-import { expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { startCollector } from '../test/collector.ts';
 import { superviseService } from './service.ts';
 import { startTelemetry } from './telemetry.ts';
@@ -64,4 +64,39 @@ test('a service tells of its start and its stop, and the last scrape sees both',
     expect(scraped).toContain(`${name}{service="gateway"} 1`);
   expect(scraped).toMatch(/readiness_last_success_timestamp\{service="gateway"\} 1\d{9}/);
   expect(collector.spans.map((span) => span.name)).toEqual(['shutdown']);
+});
+
+describe('FAIL_POINT', () => {
+  const read = (ENVIRONMENT: string, FAIL_POINT: string) =>
+    loadSettings('gateway', serviceSettings, givenSources({ ENVIRONMENT, FAIL_POINT }));
+
+  test.each(['staging', 'prod'])(
+    'is refused in %s: nobody ends a process there on purpose',
+    (environment) => {
+      expect(() => read(environment, 'accept.committed')).toThrow(
+        expect.objectContaining({
+          code: 'CONFIG_INVALID',
+          errors: [
+            {
+              path: 'FAIL_POINT',
+              message: `${environment} refuses a fail point: it ends the process on purpose`,
+            },
+          ],
+        }),
+      );
+    },
+  );
+
+  test('that names no point keeps a service from starting', () => {
+    const settings = read('dev', 'accept.comitted');
+    const telemetry = startTelemetry({
+      ...{ service: 'gateway', version: '1', environment: 'dev', instanceId: 'i' },
+      ...{ tracing: false, metrics: true, logLevel: 'INFO', logFormat: 'json' },
+      logDestination: { write: () => undefined },
+    });
+    const board = createBoard({ service: 'gateway' });
+    expect(() => superviseService({ lifecycle: createLifecycle(), telemetry, board, settings })).toThrow(
+      expect.objectContaining({ code: 'CONFIG_INVALID' }),
+    );
+  });
 });

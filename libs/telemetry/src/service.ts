@@ -1,4 +1,5 @@
 import { describeSettings } from '@signalbox/config/settings';
+import { armFailPoint } from '@signalbox/lifecycle/fail-point';
 import type { Lifecycle, StopReport } from '@signalbox/lifecycle/lifecycle';
 import type { Board } from '@signalbox/readiness/board';
 import type { Telemetry } from './telemetry.ts';
@@ -9,7 +10,11 @@ export interface ServiceParts {
   readonly telemetry: Telemetry;
   readonly board: Board;
   /** The object that loadSettings returned. */
-  readonly settings: { readonly drainDelayMs: number; readonly shutdownTimeoutMs: number };
+  readonly settings: {
+    readonly drainDelayMs: number;
+    readonly shutdownTimeoutMs: number;
+    readonly failPoint: string | undefined;
+  };
 }
 
 /** What a main says about its service's start. */
@@ -22,7 +27,9 @@ export interface ServiceStart {
  * What every service does the same around its start and its stop; a main calls it right after it has telemetry and a
  * board. Logs `service.starting` and `config.validated` (every setting with its origin, secrets masked) and warns of names
  * that are not read. Gives the lifecycle its bounds, its log and the `shutdown` span; readiness turns to draining in the
- * first phase, telemetry ends in its own, and `service_shutdown_seconds` is observed while /metrics still answers.
+ * first phase, telemetry ends in its own, and `service_shutdown_seconds` is observed while /metrics still answers. Arms a
+ * test's fail point, which the settings refuse outside of dev.
+ * @throws CONFIG_INVALID when FAIL_POINT names none.
  */
 export function superviseService(parts: ServiceParts): ServiceStart {
   const { lifecycle, telemetry, board, settings } = parts;
@@ -31,6 +38,7 @@ export function superviseService(parts: ServiceParts): ServiceStart {
   log.info('service.starting', { pid: process.pid, node: process.version });
   for (const warning of described.warnings) log.warning('config.legacy_name', {}, warning);
   log.info('config.validated', { settings: described.settings });
+  armFailPoint(settings.failPoint);
 
   const startup = metrics.histogram('service_startup_seconds', {
     help: 'Time from the start of the process to the end of its start.',
