@@ -1,7 +1,8 @@
 import { headerNames, type RecordHeaders } from '@signalbox/contracts/headers';
-import { newId } from '@signalbox/contracts/ids';
+import { isId, newId } from '@signalbox/contracts/ids';
 import { deadLetterTopic, isSourceTopic, type TopicName } from '@signalbox/contracts/topics';
 import type { Transaction } from '@signalbox/postgres/database';
+import { formatTraceparent, parseTraceparent } from '@signalbox/telemetry/trace';
 import type { OutgoingMessage } from './outgoing.ts';
 
 /** The tenant of a record that does not say a readable one. No credential can have it: a slug has no underscore. */
@@ -38,19 +39,29 @@ export interface DeadLetter {
 }
 
 const maxDetail = 2_000;
+const maxKey = 1_000;
+/** Year 9999. Producers choose the time of a record, and neither Date nor timestamptz holds all that 64 bits can say. */
+const maxTimestampMs = 253_402_300_799_999;
+/** An outbox row of a .dlq topic takes 3.6 MB with its headers. */
+const maxMessageBytes = 3_400_000;
 const schema = 'dead-letter.v1';
 
 /**
  * Files a record as a dead letter within the transaction and returns the message for `<topic>.dlq`; undefined when it
  * was filed before (a redelivery) or has no dead-letter topic.
+ *
+ * It must be able to file whatever a record can hold: one that it cannot would hold its partition for ever.
  */
 export async function fileDeadLetter(
   tx: Transaction,
   letter: DeadLetter,
 ): Promise<OutgoingMessage | undefined> {
   const id = newId();
-  const detail = storable(letter.detail).slice(0, maxDetail);
+  const detail = storable(letter.detail.slice(0, maxDetail));
   const headers = storableHeaders(letter.headers);
+  const key = letter.key === null ? null : storable(letter.key.toString('utf8'));
+  const time = new Date(within(letter.timestampMs, maxTimestampMs));
+  const traceparent = readableTraceparent(letter.traceparent);
   const rows = await tx.query<{ id: string | null }>(
     {
       name: 'dead_letter_put',
@@ -63,34 +74,35 @@ export async function fileDeadLetter(
       letter.topic,
       letter.partition,
       letter.offset.toString(),
-      new Date(letter.timestampMs),
+      time,
       letter.consumer,
       letter.reason,
       detail,
       letter.attempts,
-      letter.key === null ? null : storable(letter.key.toString('utf8')),
+      key,
       letter.eventId ?? null,
       JSON.stringify(headers),
       letter.value,
-      letter.traceparent ?? null,
+      traceparent ?? null,
     ],
   );
   if ((rows[0]?.id ?? null) === null || !isSourceTopic(letter.topic)) return undefined;
+  const sessionId = letter.headers[headerNames.sessionId];
   return {
     topic: deadLetterTopic(letter.topic),
-    key: letter.key === null ? letter.tenant : storable(letter.key.toString('utf8')),
+    key: key === null || key.length > maxKey ? letter.tenant : key,
     tenant: letter.tenant,
     eventType: 'record.dead',
     schema,
     eventId: id,
     correlationId: letter.eventId,
-    sessionId: letter.headers[headerNames.sessionId],
-    traceparent: letter.traceparent,
-    value: {
+    sessionId: isId(sessionId) ? sessionId : undefined,
+    traceparent,
+    value: bounded({
       topic: letter.topic,
       partition: letter.partition,
       offset: letter.offset.toString(),
-      timestamp: new Date(letter.timestampMs).toISOString(),
+      timestamp: time.toISOString(),
       consumer: letter.consumer,
       reason: letter.reason,
       detail,
@@ -98,8 +110,23 @@ export async function fileDeadLetter(
       key_base64: letter.key?.toString('base64') ?? null,
       headers,
       value_base64: letter.value?.toString('base64') ?? null,
-    },
+    }),
   };
+}
+
+/** Bytes of one sort can take six times their room as text; then the message says so, and the row alone has them. */
+function bounded(value: { readonly headers: RecordHeaders; readonly [field: string]: unknown }): object {
+  if (Buffer.byteLength(JSON.stringify(value)) <= maxMessageBytes) return value;
+  return { ...value, key_base64: null, headers: {}, value_base64: null, omitted: true };
+}
+
+function within(ms: number, max: number): number {
+  return Number.isFinite(ms) ? Math.min(Math.max(ms, 0), max) : 0;
+}
+
+function readableTraceparent(text: string | undefined): string | undefined {
+  const parsed = parseTraceparent(text);
+  return parsed === undefined ? undefined : formatTraceparent(parsed);
 }
 
 // Postgres' text and jsonb take neither NUL nor a lone surrogate; a dead letter must be storable whatever it holds.
