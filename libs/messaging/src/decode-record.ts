@@ -4,15 +4,17 @@ import { isTenant, parseKey } from '@signalbox/contracts/keys';
 import { type SourceTopicName, topics } from '@signalbox/contracts/topics';
 import { validateValue } from '@signalbox/contracts/validate';
 import { isFault } from '@signalbox/faults/fault';
+import { parseTraceparent } from '@signalbox/telemetry/trace';
 import { decodeContent } from './codec.ts';
 import { type DeadLetterReason, unknownTenant } from './dead-letters.ts';
+import { whyNotKeepable } from './keepable-value.ts';
 
 /** A record as the client library hands it over. */
 export interface RawRecord {
   readonly offset: bigint;
   readonly key: Buffer | null;
   readonly value: Buffer | null;
-  readonly headers: Readonly<Record<string, Buffer | string | (Buffer | string)[] | undefined>>;
+  readonly headers: Readonly<Record<string, Buffer | string | (Buffer | string | null)[] | null | undefined>>;
   readonly timestampMs: number;
 }
 
@@ -60,6 +62,7 @@ export type RecordHead = Pick<
 >;
 
 const lightEvents: ReadonlySet<string> = new Set(['assistant.delta', 'assistant.thinking']);
+const ownHeaders: ReadonlySet<string> = new Set(Object.values(headerNames));
 const utf8 = new TextDecoder('utf-8', { fatal: true });
 
 /**
@@ -91,9 +94,10 @@ export function decodeRecord(
   });
   try {
     if (key === undefined) return poison('bad_key', 'the key is not tenant:id');
+    const bySession = topics[topic].key === 'tenant:session';
+    if (bySession && !isId(key.id)) return poison('bad_key', 'the session in the key is not a UUID');
     const eventType = headers[headerNames.eventType] ?? '';
     const schema = headers[headerNames.schema] ?? '';
-    const bySession = topics[topic].key === 'tenant:session';
     const mismatch = headerMistake(
       headers,
       key.tenant,
@@ -110,6 +114,9 @@ export function decodeRecord(
     const bytes = decodeContent(topic, headers, raw.value);
     const checked = checkedValue(topic, eventType, schema, bytes);
     if ('reason' in checked) return poison(checked.reason, checked.detail);
+    if (bySession && sessionIn(checked.value, key.id) !== key.id) {
+      return poison('schema', '/session_id is not the session of the key');
+    }
     return {
       kind: 'record',
       record: {
@@ -127,7 +134,7 @@ export function decodeRecord(
         value: checked.value,
         bytes,
         timestampMs: raw.timestampMs,
-        traceparent: headers[headerNames.traceparent],
+        traceparent: traceparentIn(headers),
       },
     };
   } catch (error) {
@@ -154,7 +161,18 @@ function headerMistake(
   }
   const eventId = headers[headerNames.eventId];
   if (!isId(eventId) && !(light && eventId === undefined)) return 'event_id is not a UUID';
+  for (const name in headers) {
+    // These go into rows and on to other records, and Postgres' text takes no NUL. Headers of others are only passed by.
+    if (headers[name]?.includes('\u0000') && ownHeaders.has(name)) return `${name} holds NUL`;
+  }
   return undefined;
+}
+
+/** The session that a value names; the one expected where it names none. */
+function sessionIn(value: unknown, expected: string): unknown {
+  return typeof value === 'object' && value !== null && Object.hasOwn(value, 'session_id')
+    ? Reflect.get(value, 'session_id')
+    : expected;
 }
 
 type CheckedValue =
@@ -178,6 +196,8 @@ function checkedValue(
   } catch (error) {
     return { reason: 'not_json', detail: error instanceof Error ? error.message : 'not JSON' };
   }
+  const unkeepable = whyNotKeepable(value, bytes);
+  if (unkeepable !== undefined) return { reason: 'schema', detail: unkeepable };
   const check = validateValue(topic, eventType, schema, value);
   if (check.ok) return { value: check.value };
   return {
@@ -186,12 +206,19 @@ function checkedValue(
   };
 }
 
+/** The `traceparent` of a record. One that cannot be read is none: a new trace begins, and nobody passes on what it holds. */
+export function traceparentIn(headers: RecordHeaders): string | undefined {
+  const text = headers[headerNames.traceparent];
+  return parseTraceparent(text) === undefined ? undefined : text;
+}
+
 /** Headers as text. Of a header that comes twice the first counts; bytes that are not UTF-8 become replacement characters. */
 export function textHeaders(headers: RawRecord['headers']): RecordHeaders {
-  const text: RecordHeaders = {};
+  const text: [string, string][] = [];
   for (const [name, given] of Object.entries(headers)) {
     const value = Array.isArray(given) ? given[0] : given;
-    if (value !== undefined) text[name] = typeof value === 'string' ? value : value.toString('utf8');
+    if (value !== undefined && value !== null)
+      text.push([name, typeof value === 'string' ? value : value.toString('utf8')]);
   }
-  return text;
+  return Object.fromEntries(text); // defines, where an assignment to `__proto__` would be lost
 }

@@ -1,32 +1,9 @@
-import type { Logger } from '@signalbox/telemetry/telemetry';
 import { withoutTrace } from '@signalbox/telemetry/trace';
 import type { Consumer, EachBatchPayload } from 'kafkajs';
+import type { Member, MemberOptions } from './bus-client.ts';
 import type { RawRecord } from './decode-record.ts';
-import type { BatchOutcome, FetchedBatch } from './fetched-batch.ts';
 import { createKafka, patientRetry } from './kafka-client.ts';
-import type { KafkaSettings } from './messaging-settings.ts';
 import { PartitionOffsets, type PendingCommit } from './partition-offsets.ts';
-
-/** What one life of a consumer tells its subscription. */
-export interface MemberListener {
-  joined(partitions: readonly number[]): void;
-  revoked(partitions: readonly number[]): void;
-  /** kafkajs has given up. It is not started again by itself. */
-  crashed(error: unknown): void;
-  process(batch: FetchedBatch): Promise<BatchOutcome>;
-}
-
-export interface MemberOptions {
-  readonly settings: KafkaSettings;
-  /** With its prefix. */
-  readonly topic: string;
-  readonly partitions: number;
-  readonly group: string;
-  readonly clientId: string;
-  readonly maxWaitMs: number;
-  readonly log: Logger;
-  readonly listener: MemberListener;
-}
 
 const firstPauseMs = 100;
 const maxPauseMs = 5_000;
@@ -35,8 +12,8 @@ const maxPauseMs = 5_000;
  * One life of a kafkajs consumer in its group: from the connection to its crash, its replacement or its stop. Nothing
  * ever throws into kafkajs (issues 1274, 1299, 1513: a TypeError stops it for good; 1271, 1721: anything else loops).
  */
-export class GroupMember {
-  readonly offsets = new PartitionOffsets();
+export class GroupMember implements Member {
+  readonly #offsets = new PartitionOffsets();
   /** Monotonic milliseconds of the last answer to a fetch, heartbeat or join. */
   lastFetchAt = performance.now();
   lastHeartbeatAt = performance.now();
@@ -87,23 +64,23 @@ export class GroupMember {
     });
   }
 
-  assigned(): number[] {
-    return this.offsets.assigned();
+  lag(): number {
+    return this.#offsets.lag();
   }
 
-  paused(): number {
-    return this.#paused.size;
+  assigned(): number[] {
+    return this.#offsets.assigned();
   }
 
   /** Goes on at another offset of an assigned partition; false when it is not assigned. */
   seek(partition: number, offset: bigint): boolean {
-    if (this.#ended || !this.offsets.isAssigned(partition)) return false;
+    if (this.#ended || !this.#offsets.isAssigned(partition)) return false;
     try {
       this.#consumer.seek({ topic: this.#o.topic, partition, offset: offset.toString() });
     } catch {
       return false; // the group has just ended
     }
-    this.offsets.forget(partition);
+    this.#offsets.forget(partition);
     return true;
   }
 
@@ -114,12 +91,12 @@ export class GroupMember {
    */
   async commit(): Promise<void> {
     if (this.#committing !== undefined) return await this.#committing;
-    const commits = this.offsets.pending();
+    const commits = this.#offsets.pending();
     if (commits.length === 0 || this.#commitNow === undefined) return;
     const generation = this.#generation;
     this.#committing = this.#send(commits)
       .then(() => {
-        if (generation === this.#generation) this.offsets.committed(commits);
+        if (generation === this.#generation) this.#offsets.committed(commits);
       })
       .catch((error: unknown) => this.#o.log.debug('consumer.commit_failed', { error, topic: this.#o.topic }))
       .finally(() => {
@@ -160,7 +137,7 @@ export class GroupMember {
     this.#generation += 1;
     for (const { timer } of this.#paused.values()) clearTimeout(timer);
     this.#paused.clear();
-    this.offsets.revokeAll();
+    this.#offsets.revokeAll();
   }
 
   disconnectLater(): void {
@@ -203,10 +180,10 @@ export class GroupMember {
   #revoke(): void {
     this.joining = true;
     const partitions = this.assigned();
-    const commits = this.offsets.pending();
+    const commits = this.#offsets.pending();
     if (commits.length > 0) this.#send(commits).catch(() => undefined);
     this.#dropGeneration();
-    this.offsets.revokeAll();
+    this.#offsets.revokeAll();
     if (partitions.length > 0) this.#o.listener.revoked(partitions);
   }
 
@@ -218,7 +195,7 @@ export class GroupMember {
     this.#dropGeneration();
     // A join without REBALANCING before it (stale metadata, an unknown member): the old assignment ends here.
     if (before.length > 0) this.#o.listener.revoked(before);
-    this.offsets.assign(partitions);
+    this.#offsets.assign(partitions);
     this.lastFetchAt = performance.now();
     this.lastHeartbeatAt = performance.now();
     this.#o.listener.joined(partitions);
@@ -257,11 +234,11 @@ export class GroupMember {
   async #eachBatch(payload: EachBatchPayload): Promise<void> {
     const { batch } = payload;
     const generation = this.#generation;
-    if (this.#ended || !this.offsets.isAssigned(batch.partition)) return;
+    if (this.#ended || !this.#offsets.isAssigned(batch.partition)) return;
     this.#commitNow = payload.commitOffsetsIfNecessary;
     const first = batch.messages[0];
     if (first === undefined) return;
-    this.offsets.fetched(batch.partition, BigInt(first.offset), BigInt(batch.highWatermark));
+    this.#offsets.fetched(batch.partition, BigInt(first.offset), BigInt(batch.highWatermark));
     const isCurrent = () => generation === this.#generation && payload.isRunning() && !payload.isStale();
     const running = this.#o.listener.process({
       partition: batch.partition,
@@ -272,7 +249,7 @@ export class GroupMember {
       finish: (nextOffset) => {
         if (!isCurrent()) return;
         payload.resolveOffset((nextOffset - 1n).toString());
-        this.offsets.finish(batch.partition, nextOffset);
+        this.#offsets.finish(batch.partition, nextOffset);
       },
       // A heartbeat that says "rebalance" throws; kafkajs sends the next one itself right after the batch, and acts on it.
       heartbeat: () =>

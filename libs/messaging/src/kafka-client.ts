@@ -3,6 +3,7 @@ import { createRequire } from 'node:module';
 import { fault } from '@signalbox/faults/fault';
 import type { Logger } from '@signalbox/telemetry/telemetry';
 import type { Kafka, KafkaConfig, logCreator, logLevel, RetryOptions, SASLOptions } from 'kafkajs';
+import { patchHeaderDecoding } from './header-decoding.ts';
 import type { KafkaSettings } from './messaging-settings.ts';
 import { patchRequestQueueTimer } from './request-queue-timer.ts';
 
@@ -33,6 +34,7 @@ export function createKafka(
   retry: RetryOptions,
 ): Kafka {
   patchRequestQueueTimer();
+  patchHeaderDecoding();
   const { Kafka: Client }: typeof import('kafkajs') = require('kafkajs');
   const { ssl, sasl } = security(settings);
   return new Client({

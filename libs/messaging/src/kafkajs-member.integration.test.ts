@@ -1,4 +1,4 @@
 import { describeMember } from '../test/conformance/member-suite.ts';
-import { kafkajsBus } from './bus-client.ts';
+import { kafkajsBus } from './kafkajs-bus.ts';
 
 describeMember('kafkajs', kafkajsBus);

@@ -1,4 +1,4 @@
 import { describeProducer } from '../test/conformance/producer-suite.ts';
-import { kafkajsBus } from './bus-client.ts';
+import { kafkajsBus } from './kafkajs-bus.ts';
 
 describeProducer('kafkajs', kafkajsBus);

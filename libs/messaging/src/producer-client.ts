@@ -1,33 +1,9 @@
 import { fault } from '@signalbox/faults/fault';
-import type { Logger } from '@signalbox/telemetry/telemetry';
 import { withoutTrace } from '@signalbox/telemetry/trace';
 import type { Producer } from 'kafkajs';
+import type { PlacedRecord, ProducerClient, ProducerClientOptions } from './bus-client.ts';
 import { createKafka, singleTry } from './kafka-client.ts';
-import type { KafkaSettings } from './messaging-settings.ts';
-import type { PlainRecord, Receipt } from './outgoing.ts';
-
-/** A record with its place. */
-export interface PlacedRecord extends PlainRecord {
-  readonly partition: number;
-}
-
-/** One connection that sends batches. What is behind it is exchangeable; the rules of order are in `producer.ts`. */
-export interface ProducerClient {
-  /**
-   * One try to send these records with acks from all replicas, in their order within each partition. Resolves with a
-   * receipt for each, rejects when any was not acknowledged (others may be in the log: a repeat).
-   */
-  send(records: readonly PlacedRecord[]): Promise<Receipt[]>;
-  close(): Promise<void>;
-}
-
-export interface ProducerClientOptions {
-  readonly settings: KafkaSettings;
-  readonly clientId: string;
-  readonly log: Logger;
-  /** Throws when the broker is not the right one, or not there. */
-  ensureCluster(): Promise<void>;
-}
+import type { Receipt } from './outgoing.ts';
 
 /**
  * kafkajs' producer, not idempotent: the idempotent one takes its sequence numbers back on any error and then gets sends

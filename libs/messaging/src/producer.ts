@@ -1,9 +1,9 @@
 import { type TopicName, topics } from '@signalbox/contracts/topics';
 import { type Fault, fault } from '@signalbox/faults/fault';
 import type { Logger } from '@signalbox/telemetry/telemetry';
+import type { PlacedRecord, ProducerClient } from './bus-client.ts';
 import { partitionOf } from './murmur2.ts';
 import type { PlainRecord, Receipt } from './outgoing.ts';
-import type { PlacedRecord, ProducerClient } from './producer-client.ts';
 import { judgeSend, refusalReason } from './send-errors.ts';
 import { type Queued, SendQueue } from './send-queue.ts';
 

@@ -12,6 +12,7 @@ import {
   type RawRecord,
   type RecordHead,
   textHeaders,
+  traceparentIn,
 } from './decode-record.ts';
 
 /** One record on its way through the runner. */
@@ -111,8 +112,7 @@ export function deadLetterOf(
     eventId: content.kind === 'record' ? content.record.eventId || undefined : eventIdOf(content),
     headers,
     value: raw.value,
-    traceparent:
-      item.span === undefined ? headers[headerNames.traceparent] : (traceparentOf(item.span) ?? undefined),
+    traceparent: (item.span === undefined ? undefined : traceparentOf(item.span)) ?? traceparentIn(headers),
   };
 }
 

@@ -1,5 +1,5 @@
+import type { PlacedRecord } from './bus-client.ts';
 import type { Sending } from './producer.ts';
-import type { PlacedRecord } from './producer-client.ts';
 
 /** Delivery rule 3. 6 000 small records for one partition were refused together: the bytes of a partition count by themselves. */
 export const maxBatchRecords = 256;

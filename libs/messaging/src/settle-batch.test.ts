@@ -118,10 +118,12 @@ describe('judgeHandler', () => {
       [
         fault('REDIS_UNAVAILABLE', 'x'),
         fault('TIMEOUT', 'x'),
+        new DOMException('x', 'AbortError'),
+        new DOMException('x', 'TimeoutError'),
         pgError('42501'),
         pgError('42P01'),
         pgError('25006'),
       ].map(judgeHandler),
-    ).toEqual(Array(5).fill('away'));
+    ).toEqual(Array(7).fill('away'));
   });
 });

@@ -1,4 +1,4 @@
-import { asFault, fault, isFault } from '@signalbox/faults/fault';
+import { asFault, fault } from '@signalbox/faults/fault';
 import { sqlState } from '@signalbox/postgres/classify-error';
 
 /** What an error of a handler means for its records. */
@@ -10,11 +10,11 @@ export type HandlerVerdict = 'away' | 'again' | 'poison';
  */
 export function judgeHandler(error: unknown): HandlerVerdict {
   const state = sqlState(error);
-  if (isFault(error)) {
-    if (error.details?.kind === 'conflict') return 'again';
-    if (error.retryable) return 'away';
-  }
-  // A missing right, a statement that this schema does not know: the release and its database do not fit together yet. Every record would fail alike; waiting loses nothing, dead letters would lose the order.
+  const known = asFault(error); // an abort or the reason of a timeout signal says nothing about the record
+  if (known.details?.kind === 'conflict') return 'again';
+  if (known.retryable) return 'away';
+  // A missing right, a statement that this schema does not know: the release and its database do not fit together yet.
+  // Every record would fail alike; waiting loses nothing, dead letters would lose the order.
   if (state !== undefined && /^(42|0A|25|55)/.test(state)) return 'away';
   return 'poison';
 }

@@ -3,8 +3,8 @@ import { silentMetrics } from '@signalbox/telemetry/silent';
 import { waitFor } from '@signalbox/testkit/wait';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { inbound, type Process, Stack } from '../test/stack.ts';
-import { type BusClient, kafkajsBus, type Member } from './bus-client.ts';
-import type { MemberOptions } from './group-member.ts';
+import type { BusClient, Member, MemberOptions } from './bus-client.ts';
+import { kafkajsBus } from './kafkajs-bus.ts';
 import { openMessaging } from './messaging.ts';
 
 let stack: Stack;

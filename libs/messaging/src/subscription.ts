@@ -213,7 +213,7 @@ export function openSubscription(options: SubscriptionOptions): Consumer {
   const endLag = options.gauges.gauge(
     'consumer_lag',
     { help: 'Records in the log that are not finished, as of the last fetch.', labels: ['topic', 'group'] },
-    () => [{ value: current?.offsets.lag() ?? 0, labels: { topic, group } }],
+    () => [{ value: current?.lag() ?? 0, labels: { topic, group } }],
   );
   const endAge = options.gauges.gauge(
     'consumer_last_fetch_age_seconds',
