@@ -28,7 +28,13 @@ it('a call writes its row twice, its lane twice and its answer once (delivery ru
     if (claim === undefined) throw new Error('nothing was claimed');
     const store = callStore(tx, { writer: owner, committed: () => {} });
     const { fence } = claim;
-    const lease = { owner, fence, signal: new AbortController().signal, holds: () => true };
+    const lease = {
+      owner,
+      fence,
+      signal: new AbortController().signal,
+      holds: () => true,
+      cancelled: () => undefined,
+    };
     const outcome = outcomeValue(request, { outcome: 'ok', output: '408', truncated: false, duration_ms: 1 });
     await store.finish(claim.item, lease, outcome, outcomeMessage('acme', payload, outcome));
     const rows = await tx.query<{ name: string; n: string }>(

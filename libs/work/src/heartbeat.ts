@@ -13,10 +13,14 @@ export interface HeartbeatOptions {
   oldestClaimSentAt(): number;
   /** A lane was let go that nobody here ran: it can be claimed again. */
   onLetGo(): void;
+  /** How long a run may ignore its signal before its lane is given back without it. */
+  readonly ignoreMs: number;
+  /** A run ignored it for that long: its lane is lost to it. */
+  onStuck(lane: Pick<HeldLane, 'tenant' | 'key' | 'fence'>): void;
 }
 
-/** How long a run may ignore the end of its lease before its lane is given back without it. */
-const ignoreMs = 10_000;
+/** Why a run that was here is over without the worker knowing that an outcome was stored. */
+type Dropped = 'lost' | 'returned';
 
 /**
  * One statement every `everyMs` renews all lanes of the process, tells of lost ones, and is the measure of whether this
@@ -24,6 +28,7 @@ const ignoreMs = 10_000;
  *
  *   claim is sent, commits, its answer is lost with the connection   → lane held, item never started
  *   a run was dropped because the lease passed during an outage      → lane still ours, nobody took it
+ *   a run ignored its signal and was dropped, or stored no outcome   → the same, and a try is lost
  *
  * Such a lane would be renewed for ever. It is let go once two beats in a row name it and no claim that could explain it
  * is still under way.
@@ -33,8 +38,8 @@ export class Heartbeat {
   readonly #stop = new AbortController();
   /** Lanes named by a beat and unknown here, with the monotonic time of that beat. */
   #unknown = new Map<string, { fence: number; seenAt: number }>();
-  /** Lanes whose run was here and was dropped: the next claim is a new attempt. */
-  readonly #dropped = new Map<string, number>();
+  /** Lanes whose run was here and is over: if they are still ours, the next claim is a new attempt. */
+  readonly #dropped = new Map<string, { fence: number; why: Dropped }>();
   #steadySince: number | undefined;
   #lastGoodAt: number | undefined;
   #timer: NodeJS.Timeout | undefined;
@@ -69,9 +74,9 @@ export class Heartbeat {
     return this.#steadySince !== undefined && performance.now() - this.#steadySince > leaseMs + everyMs;
   }
 
-  /** Remembers that the run of this lane was here and ended without saying how. */
-  dropped(lane: Pick<HeldLane, 'tenant' | 'key' | 'fence'>): void {
-    if (this.#dropped.size < 10_000) this.#dropped.set(laneName(lane), lane.fence);
+  /** Remembers how the run of this lane ended; most have stored an outcome, and the next beat does not name the lane. */
+  dropped(lane: Pick<HeldLane, 'tenant' | 'key' | 'fence'>, why: Dropped): void {
+    if (this.#dropped.size < 10_000) this.#dropped.set(laneName(lane), { fence: lane.fence, why });
   }
 
   #schedule(delayMs: number): void {
@@ -85,7 +90,7 @@ export class Heartbeat {
   }
 
   async #once(): Promise<void> {
-    const { queue, held, owner, leaseMs, log } = this.#options;
+    const { queue, held, owner, leaseMs, log, ignoreMs, onStuck } = this.#options;
     const sentAt = performance.now();
     let lanes: HeldLane[];
     try {
@@ -101,8 +106,9 @@ export class Heartbeat {
     this.#steadySince ??= performance.now();
     this.#lastGoodAt = Date.now();
     held.renewed(lanes, sentAt, leaseMs);
-    for (const item of held.dropStuck(ignoreMs)) {
-      log.error('work.run_ignores_signal', { tenantId: item.tenant, key: item.key, itemId: item.id });
+    for (const lane of held.dropStuck(ignoreMs)) {
+      this.dropped(lane, 'lost');
+      onStuck(lane);
     }
     await this.#letGoUnknown(lanes, sentAt);
   }
@@ -118,10 +124,13 @@ export class Heartbeat {
       const seenAt = known?.fence === lane.fence ? known.seenAt : sentAt;
       this.#unknown.set(name, { fence: lane.fence, seenAt });
       if (seenAt === sentAt || oldestClaimSentAt() <= seenAt) continue;
-      const started = this.#dropped.get(name) === lane.fence;
+      const dropped = this.#dropped.get(name);
+      const started = dropped?.fence === lane.fence;
+      const fields = { tenantId: lane.tenant, key: lane.key };
       try {
         const gone = await queue.letGo(lane, owner, started);
-        if (gone) log.info('work.let_go', { tenantId: lane.tenant, key: lane.key, started });
+        if (gone && started && dropped.why === 'returned') log.error('work.no_outcome', fields);
+        if (gone) log.info('work.let_go', { ...fields, started });
         this.#unknown.delete(name);
         this.#dropped.delete(name);
         onLetGo();

@@ -79,9 +79,44 @@ test('a run that ignores the end is forgotten after its time; a later claim of t
   const old = lanes.add(item, 7, 'me', 0, 5000);
   lanes.endAll('lost');
   moveTo(20_000);
-  expect(lanes.dropStuck(10_000)).toEqual([item]);
+  expect(lanes.dropStuck(10_000)).toEqual([{ tenant: 'acme', key: 's1', fence: 7 }]);
   lanes.add(item, 9, 'me', 20_000, 5000);
   old.remove();
   expect(lanes.has(lane(9))).toBe(true);
   expect(lanes.has(lane(7))).toBe(false);
+});
+
+test('a cancel ends the run and not the lease; what ends the item has a signal of its own', () => {
+  const { lanes, moveTo } = at(0);
+  const { lease, endingLease, ended } = lanes.add(item, 7, 'me', 0, 5000);
+  const cancelled = { id: item.id, cancel: { by: 'u1' } };
+  // Of the item that ran in the lane before: the beat looked twice, the lane went on between.
+  lanes.renewed([{ ...lane(7), cancelled: { ...cancelled, id: 'another' } }], 10, 5000);
+  expect(lease.signal.aborted).toBe(false);
+  lanes.renewed([{ ...lane(7), cancelled }], 20, 5000);
+  expect(lease.signal.reason).toMatchObject({ code: 'CANCELLED' });
+  expect(lease.cancelled()).toEqual({ by: 'u1' });
+  expect(ended()).toBeUndefined();
+  expect(lease.holds()).toBe(true);
+  const ending = endingLease();
+  lanes.renewed([{ ...lane(7), cancelled }], 30, 5000);
+  expect(ending.signal.aborted).toBe(false);
+  expect(ending.cancelled()).toEqual({ by: 'u1' });
+  moveTo(6000);
+  lanes.expire();
+  expect(ending.signal.reason).toMatchObject({ code: 'LEASE_LOST' });
+  expect(lease.holds()).toBe(false);
+});
+
+test('a lease that a stop ended can still be lost; an item claimed as cancelled has nothing to be told', () => {
+  const { lanes, moveTo } = at(0);
+  const { lease, end, ended } = lanes.add({ ...item, cancel: { by: 'u1' } }, 7, 'me', 0, 5000);
+  lanes.cancel(item, item.id, { by: 'u2' });
+  expect(lease.signal.aborted).toBe(false);
+  expect(lease.cancelled()).toEqual({ by: 'u1' });
+  end('stop');
+  expect(lease.holds()).toBe(true);
+  moveTo(5000);
+  expect(lease.holds()).toBe(false);
+  expect(ended()).toBe('lost');
 });

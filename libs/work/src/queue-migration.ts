@@ -1,7 +1,9 @@
+import { cancelDownSql, cancelSql } from './sql/cancel.ts';
 import { claimSql } from './sql/claim.ts';
 import { enqueueSql } from './sql/enqueue.ts';
 import { leaseSql } from './sql/lease.ts';
 import { outcomeSql } from './sql/outcome.ts';
+import { replacedSql } from './sql/replaced.ts';
 import { tablesSql } from './sql/tables.ts';
 import { upkeepSql } from './sql/upkeep.ts';
 
@@ -22,10 +24,6 @@ const nameForm = /^[a-z][a-z_]{0,40}$/;
  * lane (in tenant, key order) → item → `messaging.outbox_put`. Who calls the latter first must hold the lane already.
  */
 export function queueSql(names: QueueNames): string {
-  for (const name of [names.schema, names.items, ...(names.roles ?? [])]) {
-    if (!nameForm.test(name)) throw new Error(`${name}: not a plain SQL name`);
-  }
-  const roles = names.roles ?? [`signalbox_${names.schema}`];
   return [
     tablesSql(names),
     claimSql(names),
@@ -33,6 +31,30 @@ export function queueSql(names: QueueNames): string {
     leaseSql(names),
     outcomeSql(names),
     upkeepSql(names),
-    `SELECT app.protect_queue_functions('${names.schema}', ${roles.map((role) => `'${role}'`).join(', ')});`,
+    protectSql(names),
   ].join('\n');
+}
+
+/**
+ * What a queue made by `queueSql` gained since, for a migration behind its first: items can be cancelled, and tries that
+ * ended without an outcome are counted. A process of the release before goes on beside it.
+ */
+export function queueCancelSql(names: QueueNames): string {
+  return [cancelSql(names), replacedSql(names), protectSql(names)].join('\n');
+}
+
+export function queueCancelDownSql(names: QueueNames): string {
+  const before = [claimSql(names), outcomeSql(names), upkeepSql(names)].join('\n');
+  return [
+    before.replaceAll('CREATE FUNCTION', 'CREATE OR REPLACE FUNCTION'),
+    cancelDownSql(names),
+    protectSql(names),
+  ].join('\n');
+}
+
+function protectSql({ schema, items, roles = [`signalbox_${schema}`] }: QueueNames): string {
+  for (const name of [schema, items, ...roles]) {
+    if (!nameForm.test(name)) throw new Error(`${name}: not a plain SQL name`);
+  }
+  return `SELECT app.protect_queue_functions('${schema}', ${roles.map((role) => `'${role}'`).join(', ')});`;
 }

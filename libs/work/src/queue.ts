@@ -26,6 +26,10 @@ export interface WorkItem {
   readonly retries: number;
   readonly enqueuedAt: Date;
   readonly traceparent: string | undefined;
+  /** Tries that ended without an outcome: the process died with them, or the run said nothing. Not known: none. */
+  readonly lost?: number;
+  /** Somebody asked for its end before this claim, and gave this. It is to be ended, not run. */
+  readonly cancel?: unknown;
 }
 
 /** Who holds the lane of an item: the three values that every write of a holder carries. */
@@ -57,6 +61,26 @@ export interface HeldLane {
   readonly key: string;
   readonly fence: number;
   readonly renewed: boolean;
+  /** The end of the item that runs in the lane was asked for. */
+  readonly cancelled?: { readonly id: string; readonly cancel: unknown };
+}
+
+export interface CancelRequest {
+  readonly tenant: string;
+  readonly key: string;
+  /** These items of the lane; every unfinished one if left out. */
+  readonly ids?: readonly string[];
+  /** What the items' holders are told, as JSON: who asked, why. */
+  readonly cancel: unknown;
+}
+
+/**
+ * What an item was when its end was asked for. `waiting`: it had not run and has ended, the caller says so where its
+ * client looks. `running`: its holder ends it, in any process. `idle`: parked or between tries; claimed now, to be ended.
+ */
+export interface Cancelled {
+  readonly id: string;
+  readonly was: 'waiting' | 'running' | 'idle';
 }
 
 /** A result for a parked item. The caller has made sure that it counts once. */
@@ -78,6 +102,17 @@ interface ClaimedColumns {
   retries: number;
   enqueued_at: Date;
   traceparent: string | null;
+  lost?: number;
+  cancel?: unknown;
+}
+
+interface BeatColumns {
+  tenant: string;
+  key: string;
+  fence: string;
+  renewed: boolean;
+  cancelled: string | null;
+  cancel: unknown;
 }
 
 function toClaim(row: ClaimedColumns): Claim {
@@ -93,6 +128,8 @@ function toClaim(row: ClaimedColumns): Claim {
       retries: row.retries,
       enqueuedAt: row.enqueued_at,
       traceparent: row.traceparent ?? undefined,
+      ...(row.lost === undefined ? {} : { lost: row.lost }),
+      ...(row.cancel === undefined || row.cancel === null ? {} : { cancel: row.cancel }),
     },
   };
 }
@@ -131,13 +168,16 @@ export interface WorkQueue {
     slots: number,
     terms: ClaimTerms,
   ): Promise<{ resumed: { id: string; pending: number }[]; claims: Claim[] }>;
+  /** Items of one lane. A transaction that cancels in several, or enqueues besides, calls `lock` for all of them first. */
+  cancel(tx: Queryable, request: CancelRequest): Promise<Cancelled[]>;
+  lock(tx: Queryable, lanes: readonly { readonly tenant: string; readonly key: string }[]): Promise<void>;
   claim(terms: ClaimTerms, limit: number, takeExpired: boolean, after: string): Promise<Claim[]>;
   hold(tx: Queryable, item: WorkItem, holder: Holder): Promise<void>;
   finish(
     tx: Queryable,
     item: WorkItem,
     holder: Holder,
-    state: 'done' | 'failed',
+    state: 'done' | 'failed' | 'cancelled',
     error?: string,
   ): Promise<boolean>;
   park(tx: Queryable, item: WorkItem, holder: Holder, pending: number): Promise<void>;
@@ -159,14 +199,16 @@ export function workQueue(database: Queryable & { readonly urgent: Queryable }, 
   const enqueue = call('work_enqueue', '$1::jsonb');
   const enqueueAndClaim = call('work_enqueue_and_claim', '$1::jsonb, $2, $3, $4, $5');
   const resumeAndClaim = call('work_resume_and_claim', '$1::text[], $2::text[], $3::uuid[], $4, $5, $6, $7');
-  const claim = call('work_claim', '$1, $2, $3, $4, $5, $6');
+  const claim = call('work_claim_next', '$1, $2, $3, $4, $5, $6');
+  const cancel = call('work_cancel', '$1, $2, $3::uuid[], $4::jsonb');
+  const lock = call('work_lock', '$1::text[], $2::text[]');
   const hold = call('work_hold', '$1, $2, $3, $4');
   const finish = call('work_finish', '$1, $2, $3, $4, $5, $6, $7');
   const park = call('work_park', '$1, $2, $3, $4, $5, $6');
   const retry = call('work_retry', '$1, $2, $3, $4, $5, $6, $7');
   const handOver = call('work_hand_over', '$1, $2, $3, $4, $5');
   const letGo = call('work_let_go', '$1, $2, $3, $4, $5');
-  const heartbeat = call('work_heartbeat', '$1, $2');
+  const heartbeat = call('work_beat', '$1, $2');
   const prune = call('work_prune', '$1, $2');
 
   const place = (item: WorkItem, holder: Holder) => [item.tenant, item.key, holder.owner, holder.fence];
@@ -204,6 +246,12 @@ export function workQueue(database: Queryable & { readonly urgent: Queryable }, 
         claims: found.filter((row) => row.claimed === true).map(toClaim),
       };
     },
+    async cancel(tx, { tenant, key, ids, cancel: told }) {
+      return await tx.query<Cancelled>(cancel, [tenant, key, ids ?? null, JSON.stringify(told ?? {})]);
+    },
+    async lock(tx, lanes) {
+      await tx.query(lock, [lanes.map((lane) => lane.tenant), lanes.map((lane) => lane.key)]);
+    },
     async claim(terms, limit, takeExpired, after) {
       const values = [terms.owner, limit, terms.leaseMs, takeExpired, terms.formats, after];
       return (await database.query<ClaimedColumns>(claim, values)).map(toClaim);
@@ -231,11 +279,14 @@ export function workQueue(database: Queryable & { readonly urgent: Queryable }, 
       return rows[0]?.work_let_go === true;
     },
     async heartbeat(owner, leaseMs) {
-      const rows = await database.urgent.query<Omit<HeldLane, 'fence'> & { fence: string }>(heartbeat, [
-        owner,
-        leaseMs,
-      ]);
-      return rows.map((row) => ({ ...row, fence: Number(row.fence) }));
+      const rows = await database.urgent.query<BeatColumns>(heartbeat, [owner, leaseMs]);
+      return rows.map(({ tenant, key, fence, renewed, cancelled: id, cancel: told }) => ({
+        tenant,
+        key,
+        fence: Number(fence),
+        renewed,
+        ...(id === null ? {} : { cancelled: { id, cancel: told } }),
+      }));
     },
     async sweep() {
       const rows = await database.query<{ found: number }>(`SELECT ${schema}.work_sweep() AS found`);

@@ -1,16 +1,27 @@
-import { asFault, isFault } from '@signalbox/faults/fault';
+import { asFault } from '@signalbox/faults/fault';
 import type { Database, Transaction } from '@signalbox/postgres/database';
 import type { Logger, Metrics } from '@signalbox/telemetry/telemetry';
 import { Claims } from './claims.ts';
 import { Heartbeat } from './heartbeat.ts';
-import { expiryMarginMs, HeldLanes, type Lease, laneName } from './held-lanes.ts';
-import type { Claim, ClaimTerms, Resume, TenantLoad, WorkItem, WorkQueue, WorkRow } from './queue.ts';
+import { expiryMarginMs, HeldLanes, type Lease } from './held-lanes.ts';
+import { aborted, defaultIgnoreMs, LaneRuns } from './lane-runs.ts';
+import type {
+  Cancelled,
+  CancelRequest,
+  Claim,
+  ClaimTerms,
+  Resume,
+  TenantLoad,
+  WorkItem,
+  WorkQueue,
+  WorkRow,
+} from './queue.ts';
 import { workQueue } from './queue.ts';
-import { defaultRetryRules, type RetryRules, retryDelayMs } from './retry-delay.ts';
+import type { RetryRules } from './retry-delay.ts';
 import { Upkeep } from './upkeep.ts';
 
 export type { Lease } from './held-lanes.ts';
-export type { Resume, TenantLoad, WorkItem, WorkRow } from './queue.ts';
+export type { Cancelled, CancelRequest, Resume, TenantLoad, WorkItem, WorkRow } from './queue.ts';
 export type { RetryRules } from './retry-delay.ts';
 
 export interface WorkerOptions {
@@ -36,7 +47,20 @@ export interface WorkerOptions {
    * end with work_finish in its transaction.
    */
   giveUp?(item: WorkItem, lease: Lease, error: unknown): Promise<void>;
+  /**
+   * Called instead of `run` for an item whose end was asked for before its claim, and after a run that threw once it was
+   * asked for; must end the item with work_finish('cancelled') in its transaction, which is all that happens without it.
+   * The signal of this lease aborts only when the lane is lost or the worker stops.
+   */
+  cancelled?(item: WorkItem, lease: Lease, cancel: unknown): Promise<void>;
   readonly retry?: Partial<RetryRules>;
+  /**
+   * Tries of an item that may end without an outcome, because the process died with them or `run` stored none; then it
+   * fails with RETRY_BUDGET_SPENT. Default 5.
+   */
+  readonly maxLost?: number;
+  /** A run that goes on for this long after its signal aborted loses its lane, and keeps its slot. Default 10 000. */
+  readonly ignoreMs?: number;
   /** Finished rows are kept this long: they are the inbox. Default eight days. */
   readonly keepFinishedMs?: number;
   readonly log: Logger;
@@ -52,6 +76,8 @@ export interface WorkerDetail {
   readonly queued: number;
   readonly completed_total: number;
   readonly failed_total: number;
+  /** Runs that ignore their signal: each keeps a slot until it ends. With every slot lost to them the worker is down. */
+  readonly stuck: number;
 }
 
 export interface Worker {
@@ -73,6 +99,11 @@ export interface Worker {
     tx: Transaction,
     take: (slots: number, terms: ClaimTerms) => Promise<{ result: T; claims: Claim[]; more: boolean }>,
   ): Promise<T>;
+  /**
+   * Asks for the end of items of a lane, in the caller's transaction; those that run in this process are told right after
+   * its commit, in another one within a heartbeat. Answers what each was: the caller tells of those that were `waiting`.
+   */
+  cancel(tx: Transaction, request: CancelRequest): Promise<Cancelled[]>;
   active(): number;
   /** Rows waiting by tenant, a few seconds old: what an accept or an intake bounds itself by. */
   load(): readonly TenantLoad[];
@@ -96,31 +127,34 @@ export function startWorker(options: WorkerOptions): Worker {
 class LaneWorker implements Worker {
   readonly queue: WorkQueue;
   readonly #options: WorkerOptions;
-  readonly #rules: RetryRules;
   readonly #held = new HeldLanes();
-  /** The run last started in a lane, until it settles: the next one of the lane waits for it. */
-  readonly #runs = new Map<string, Promise<void>>();
+  readonly #runs: LaneRuns;
   readonly #claims: Claims;
   readonly #heartbeat: Heartbeat;
   readonly #upkeep: Upkeep;
   readonly #expiry: NodeJS.Timeout;
   readonly #retryTimers = new Set<NodeJS.Timeout>();
   #stopping = false;
-  #completed = 0;
-  #failed = 0;
 
   constructor(options: WorkerOptions, heartbeatMs: number) {
     const { database, schema, owner, leaseMs, formats, log } = options;
     this.#options = options;
-    this.#rules = { ...defaultRetryRules, ...options.retry };
     this.queue = workQueue(database, schema);
+    this.#runs = new LaneRuns({
+      options,
+      queue: this.queue,
+      held: this.#held,
+      onOver: (lane, why) => this.#heartbeat.dropped(lane, why),
+      onFree: () => this.#claims.wake(),
+      onDueIn: (delayMs) => this.#wakeIn(delayMs),
+    });
     this.#claims = new Claims({
       queue: this.queue,
       terms: { owner, leaseMs, formats },
       log,
-      freeSlots: () => options.maxActive - this.#held.size,
+      freeSlots: () => options.maxActive - this.#held.size - this.#runs.counts.stuck,
       mayTakeExpired: () => this.#heartbeat.mayTakeExpired,
-      onClaim: (claim, sentAt) => this.#start(claim, sentAt),
+      onClaim: (claim, sentAt) => this.#runs.start(claim, sentAt),
     });
     this.#heartbeat = new Heartbeat({
       queue: this.queue,
@@ -131,6 +165,8 @@ class LaneWorker implements Worker {
       log,
       oldestClaimSentAt: () => this.#claims.oldestSentAt,
       onLetGo: () => this.#claims.wake(),
+      ignoreMs: options.ignoreMs ?? defaultIgnoreMs,
+      onStuck: (lane) => this.#runs.leaveStuck(lane),
     });
     this.#upkeep = new Upkeep(this.queue, options);
     // A heartbeat may hang; the clock does not.
@@ -171,6 +207,16 @@ class LaneWorker implements Worker {
     return this.#claims.within(tx, take);
   }
 
+  async cancel(tx: Transaction, request: CancelRequest): Promise<Cancelled[]> {
+    const { cancel = {} } = request;
+    const found = await this.queue.cancel(tx, { ...request, cancel });
+    tx.afterCommit(() => {
+      for (const { id, was } of found) if (was === 'running') this.#held.cancel(request, id, cancel);
+      this.wake();
+    });
+    return found;
+  }
+
   active(): number {
     return this.#held.size;
   }
@@ -181,92 +227,18 @@ class LaneWorker implements Worker {
 
   detail(): WorkerDetail {
     const { lastGoodAt } = this.#heartbeat;
-    const alive = lastGoodAt !== undefined && Date.now() - lastGoodAt < this.#options.leaseMs;
+    const { leaseMs, maxActive } = this.#options;
+    const { completed, failed, stuck } = this.#runs.counts;
+    const beats = lastGoodAt !== undefined && Date.now() - lastGoodAt < leaseMs;
     return {
-      status: alive ? 'ok' : 'down',
-      size: this.#options.maxActive,
+      status: beats && stuck < maxActive ? 'ok' : 'down',
+      size: maxActive,
       busy: this.#held.size,
       queued: this.#upkeep.load.reduce((sum, each) => sum + each.waiting, 0),
-      completed_total: this.#completed,
-      failed_total: this.#failed,
+      completed_total: completed,
+      failed_total: failed,
+      stuck,
     };
-  }
-
-  #start({ item, fence }: Claim, sentAt: number): void {
-    const { owner, leaseMs } = this.#options;
-    const held = this.#held.add(item, fence, owner, sentAt, leaseMs);
-    if (this.#stopping) held.end('stop');
-    const name = laneName(item);
-    const before = this.#runs.get(name);
-    const run = this.#runOne(item, held.lease, held.ended, before).finally(() => {
-      held.remove();
-      if (this.#runs.get(name) === run) this.#runs.delete(name);
-      this.#claims.wake();
-    });
-    this.#runs.set(name, run);
-  }
-
-  /**
-   * Never rejects. The last run of the lane is waited for first: its finish is committed, hence this claim, but the
-   * process may not have handed its last records to the producer yet, and this run's records must come behind them.
-   */
-  async #runOne(
-    item: WorkItem,
-    lease: Lease,
-    ended: () => 'stop' | 'lost' | undefined,
-    before: Promise<void> | undefined,
-  ): Promise<void> {
-    if (before !== undefined) await Promise.race([before, aborted(lease.signal)]);
-    try {
-      lease.signal.throwIfAborted();
-      await this.#options.run(item, lease);
-      this.#completed += 1;
-    } catch (error) {
-      await this.#afterThrow(item, lease, ended(), error);
-    }
-  }
-
-  async #afterThrow(
-    item: WorkItem,
-    lease: Lease,
-    ended: 'stop' | 'lost' | undefined,
-    error: unknown,
-  ): Promise<void> {
-    const { log, database } = this.#options;
-    const fields = { tenantId: item.tenant, key: item.key, itemId: item.id, attempt: item.attempt };
-    try {
-      if (ended === 'lost' || isFault(error, 'LEASE_LOST')) {
-        log.warning('work.lease_lost', { ...fields, fence: lease.fence });
-        this.#heartbeat.dropped({ ...item, fence: lease.fence });
-      } else if (ended === 'stop') {
-        log.info('work.handed_over', fields);
-        await this.queue.handOver(database, item, lease);
-      } else {
-        await this.#retryOrFail(item, lease, error, fields);
-      }
-    } catch (failure) {
-      // Not stored: the lane stays ours in the database until a heartbeat finds that nobody runs it.
-      this.#heartbeat.dropped({ ...item, fence: lease.fence });
-      if (!isFault(failure, 'LEASE_LOST'))
-        log.error('work.outcome_not_stored', { ...fields, error: failure });
-    }
-  }
-
-  async #retryOrFail(item: WorkItem, lease: Lease, error: unknown, fields: object): Promise<void> {
-    const { log, database, giveUp } = this.#options;
-    const { code, message } = asFault(error);
-    const ageMs = Date.now() - item.enqueuedAt.getTime();
-    const delayMs = retryDelayMs(error, item.retries, ageMs, this.#rules);
-    if (delayMs !== undefined) {
-      log.warning('work.retried', { ...fields, error, delayMs: Math.round(delayMs) });
-      await this.queue.retry(database, item, lease, delayMs, code);
-      this.#wakeIn(delayMs);
-      return;
-    }
-    this.#failed += 1;
-    log.error('work.failed', { ...fields, error });
-    if (giveUp === undefined) await this.queue.finish(database, item, lease, 'failed', `${code}: ${message}`);
-    else await giveUp.call(this.#options, item, lease, error);
   }
 
   #wakeIn(delayMs: number): void {
@@ -280,22 +252,15 @@ class LaneWorker implements Worker {
 
   async stop(signal: AbortSignal, graceMs = 2000): Promise<void> {
     this.#stopping = true;
+    this.#runs.refuseNew();
     for (const timer of this.#retryTimers) clearTimeout(timer);
     this.#upkeep.stop();
     await Promise.race([this.#claims.stop(), aborted(signal)]);
-    const allRuns = () => Promise.allSettled([...this.#runs.values()]);
-    await Promise.race([allRuns(), aborted(signal)]);
+    await Promise.race([this.#runs.settled(), aborted(signal)]);
     this.#held.endAll('stop');
-    await Promise.race([allRuns(), aborted(AbortSignal.timeout(graceMs))]);
+    await Promise.race([this.#runs.settled(), aborted(AbortSignal.timeout(graceMs))]);
     if (this.#runs.size > 0) this.#options.log.error('work.stop_overran', { runs: this.#runs.size });
     await this.#heartbeat.stop();
     clearInterval(this.#expiry);
   }
-}
-
-function aborted(signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    if (signal.aborted) resolve();
-    else signal.addEventListener('abort', () => resolve(), { once: true });
-  });
 }
