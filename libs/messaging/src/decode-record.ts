@@ -1,6 +1,6 @@
 import { headerNames, type RecordHeaders } from '@signalbox/contracts/headers';
 import { isId } from '@signalbox/contracts/ids';
-import { isTenant, parseKey } from '@signalbox/contracts/keys';
+import { isTenant, parseKey, type RecordKey } from '@signalbox/contracts/keys';
 import { type SourceTopicName, topics } from '@signalbox/contracts/topics';
 import { validateValue } from '@signalbox/contracts/validate';
 import { isFault } from '@signalbox/faults/fault';
@@ -82,10 +82,7 @@ export function decodeRecord(
   const poison = (reason: DeadLetterReason, detail: string): Decoded => ({
     kind: 'poison',
     poison: {
-      tenant:
-        key?.tenant ??
-        (isTenant(headers[headerNames.tenantId]) ? headers[headerNames.tenantId] : undefined) ??
-        unknownTenant,
+      tenant: ownerOf(key, headers),
       reason,
       detail,
       eventId: isId(eventId) ? eventId : undefined,
@@ -144,6 +141,14 @@ export function decodeRecord(
       error instanceof Error ? error.message : String(error),
     );
   }
+}
+
+/** Whose poison it is. Where key and header name two tenants it is nobody's: one would be shown what the other wrote. */
+function ownerOf(key: RecordKey | undefined, headers: RecordHeaders): string {
+  const named = headers[headerNames.tenantId];
+  const owner = key?.tenant ?? named;
+  const disputed = isTenant(named) && named !== owner;
+  return isTenant(owner) && !disputed ? owner : unknownTenant;
 }
 
 /** What is wrong with the headers, or undefined. Deltas have neither tenant, session nor event id; the key has to do. */
