@@ -1,16 +1,14 @@
-import { createHash } from 'node:crypto';
 import type { MessagePosted } from '@signalbox/contracts/conversation-inbound';
 import { conversationInboundSchema } from '@signalbox/contracts/conversation-inbound';
 import { isId, newId } from '@signalbox/contracts/ids';
 import { sessionKey } from '@signalbox/contracts/keys';
-import { asFault, fault } from '@signalbox/faults/fault';
+import { fault } from '@signalbox/faults/fault';
 import { failPoint } from '@signalbox/lifecycle/fail-point';
 import { type OutgoingMessage, toRecord } from '@signalbox/messaging/outgoing';
-import type { Counter } from '@signalbox/telemetry/telemetry';
 import type { AcceptLoad } from './accept-load.ts';
 import type { AcceptOutcome, AcceptRow, MessageIds, StoredAnswer } from './accept-store.ts';
+import { keyReused } from './idempotency-store.ts';
 import type { PersonaCache } from './persona-cache.ts';
-import { createSingleFlight } from './single-flight.ts';
 
 export const acceptRoute = 'POST /v1/session/message';
 
@@ -22,9 +20,8 @@ export interface PostedMessage {
   readonly message: string;
   readonly attachments: readonly Record<string, unknown>[] | undefined;
   readonly metadata: Record<string, unknown> | undefined;
-  readonly idempotencyKey: string | undefined;
-  /** As it came: two requests are the same when these bytes are. */
-  readonly rawBody: Buffer;
+  /** Requests of one key come one at a time (write-routes.ts). */
+  readonly idempotency: AcceptRow['idempotency'];
   readonly requestId: string;
   readonly traceparent: string | undefined;
 }
@@ -43,8 +40,6 @@ export interface AcceptMessageOptions {
   readonly load: AcceptLoad;
   readonly personas: PersonaCache;
   readonly defaultPersonaId: string;
-  /** gateway_accept_total. */
-  readonly accepts: Counter;
 }
 
 /** The outbox takes 900 kB of value and headers; a body under the HTTP limit can still be over that. */
@@ -57,35 +52,14 @@ const maxRowBytes = 890_000;
  * that sent an Idempotency-Key repeats it safely.
  */
 export function createAcceptMessage(options: AcceptMessageOptions) {
-  const { store, findAnswer, load, personas, defaultPersonaId, accepts } = options;
-  const oneAtATime = createSingleFlight<Settled>();
-
-  async function accept(posted: PostedMessage): Promise<AcceptedMessage> {
-    const { tenant } = posted;
-    try {
-      load.admit(tenant);
-    } catch (refusal) {
-      // A repeat adds no load, and its client must not be left to wonder whether the first try went through.
-      return await storedAnswer(posted, refusal);
-    }
-    const row = await rowOf(posted);
-    const { idempotency } = row;
-    if (idempotency === undefined) return answer((await storeRow(row)).outcome);
-    const settled = await oneAtATime(
-      `${tenant} ${idempotency.key}`,
-      () => storeRow(row),
-      ({ outcome }) => outcome.kind === 'accepted' || outcome.kind === 'replayed',
-      (first) => followed(first, idempotency.bodyHash),
-    );
-    return answer(settled.outcome);
-  }
+  const { store, findAnswer, load, personas, defaultPersonaId } = options;
 
   async function storedAnswer(posted: PostedMessage, refusal: unknown): Promise<AcceptedMessage> {
-    const { tenant, idempotencyKey: key } = posted;
-    const stored = key === undefined ? undefined : await findAnswer(tenant, key);
-    if (stored === undefined) throw refusal;
+    const { tenant, idempotency } = posted;
+    const stored = idempotency === undefined ? undefined : await findAnswer(tenant, idempotency.key);
+    if (idempotency === undefined || stored === undefined) throw refusal;
     return answer(
-      stored.bodyHash.equals(hashOf(posted.rawBody))
+      stored.bodyHash.equals(idempotency.bodyHash)
         ? { kind: 'replayed', ids: stored.ids }
         : { kind: 'key_reused' },
     );
@@ -128,43 +102,21 @@ export function createAcceptMessage(options: AcceptMessageOptions) {
     if (Buffer.byteLength(valueTail) + Buffer.byteLength(JSON.stringify(headers)) > maxRowBytes) {
       throw fault('BODY_TOO_LARGE', `a message is at most ${maxRowBytes} bytes as it is stored`);
     }
-    const { idempotencyKey: key } = posted;
-    const idempotency = key === undefined ? undefined : { key, bodyHash: hashOf(posted.rawBody) };
-    return { tenant, ...ids, isNew, personaId, idempotency, headers, valueTail };
-  }
-
-  async function storeRow(row: AcceptRow): Promise<Settled> {
-    const outcome = await store(row);
-    if (outcome.kind === 'accepted') load.accepted(row.tenant);
-    failPoint('accept.committed');
-    return { outcome, bodyHash: row.idempotency?.bodyHash };
+    return { tenant, ...ids, isNew, personaId, idempotency: posted.idempotency, headers, valueTail };
   }
 
   return async (posted: PostedMessage): Promise<AcceptedMessage> => {
     try {
-      const accepted = await accept(posted);
-      accepts.add(1, { result: accepted.replayed ? 'replayed' : 'accepted' });
-      return accepted;
-    } catch (error) {
-      accepts.add(1, { result: asFault(error).code.toLowerCase() });
-      throw error;
+      load.admit(posted.tenant);
+    } catch (refusal) {
+      // A repeat adds no load, and its client must not be left to wonder whether the first try went through.
+      return await storedAnswer(posted, refusal);
     }
+    const outcome = await store(await rowOf(posted));
+    if (outcome.kind === 'accepted') load.accepted(posted.tenant);
+    failPoint('accept.committed');
+    return answer(outcome);
   };
-}
-
-interface Settled {
-  readonly outcome: AcceptOutcome;
-  /** Of the request that went to the database. */
-  readonly bodyHash: Buffer | undefined;
-}
-
-/** What a request gets that waited for another with its key. */
-function followed(first: Settled, bodyHash: Buffer): Settled {
-  const { outcome } = first;
-  if (outcome.kind !== 'accepted' && outcome.kind !== 'replayed') return first;
-  return first.bodyHash?.equals(bodyHash) === true
-    ? { outcome: { kind: 'replayed', ids: outcome.ids }, bodyHash }
-    : { outcome: { kind: 'key_reused' }, bodyHash };
 }
 
 function answer(outcome: AcceptOutcome): AcceptedMessage {
@@ -174,16 +126,12 @@ function answer(outcome: AcceptOutcome): AcceptedMessage {
     case 'replayed':
       return { ids: outcome.ids, replayed: true };
     case 'key_reused':
-      throw fault('IDEMPOTENCY_KEY_REUSED', 'this Idempotency-Key was used with another body');
+      throw keyReused();
     case 'no_session':
       throw noSession();
     case 'failed':
       throw outcome.failure;
   }
-}
-
-function hashOf(body: Buffer): Buffer {
-  return createHash('sha256').update(body).digest();
 }
 
 function noSession(): Error {

@@ -1,7 +1,7 @@
 import type { Messaging } from '@signalbox/messaging/messaging';
 import type { Database } from '@signalbox/postgres/database';
 import type { ProbeDetail } from '@signalbox/readiness/board';
-import type { Logger, Metrics } from '@signalbox/telemetry/telemetry';
+import type { Counter, Logger, Metrics } from '@signalbox/telemetry/telemetry';
 import { createAcceptLoad } from './accept-load.ts';
 import {
   type AcceptedMessage,
@@ -18,6 +18,8 @@ import { createTickBatcher } from './tick-batcher.ts';
 
 export interface AcceptService {
   accept(posted: PostedMessage): Promise<AcceptedMessage>;
+  /** gateway_accept_total. */
+  readonly accepts: Counter;
   /** Keeps the counts of open turns fresh, until the signal aborts. */
   refreshLoad(signal: AbortSignal): Promise<void>;
   /** What the board's `worker_pool` check shows: the statements that store messages. */
@@ -83,10 +85,10 @@ export function createAcceptService(parts: {
       load,
       personas: createPersonaCache((tenant) => listPersonas(database, tenant)),
       defaultPersonaId: settings.defaultPersonaId,
-      accepts: metrics.counter('gateway_accept_total', {
-        help: 'Posted messages by result: accepted, replayed, or the error code in lower case.',
-        labels: ['result'],
-      }),
+    }),
+    accepts: metrics.counter('gateway_accept_total', {
+      help: 'Posted messages by result: accepted, replayed, or the error code in lower case.',
+      labels: ['result'],
     }),
     refreshLoad: (signal) =>
       repeat(

@@ -23,6 +23,7 @@ import { gatewaySettings } from './settings.ts';
 import { storeTools } from './store-tools.ts';
 import { streamRoutes } from './stream-routes.ts';
 import { createStreamService } from './stream-service.ts';
+import { createWriteRoutes } from './write-routes.ts';
 
 await runMain(async (lifecycle) => {
   const settings = loadSettings('gateway', gatewaySettings);
@@ -124,6 +125,8 @@ await runMain(async (lifecycle) => {
       ],
     },
   });
+  const writes = createWriteRoutes({ database, timeoutMs: settings.acceptTimeoutMs });
+  writes.guard(server);
   const apiKeys = createApiKeys({ database, environment, header: settings.apiKeyHeader });
   const rateLimit =
     settings.rateLimitMax === 0
@@ -148,7 +151,7 @@ await runMain(async (lifecycle) => {
       refusals,
       log,
     });
-    messageRoutes(api, { accept: accepting.accept });
+    messageRoutes(api, { accept: accepting.accept, accepts: accepting.accepts, writes });
     streamRoutes(api, {
       feeds: streaming.feeds,
       findPlace: streaming.findPlace,

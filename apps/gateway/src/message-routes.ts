@@ -1,59 +1,54 @@
-import { fault } from '@signalbox/faults/fault';
-import { identifyRequest } from '@signalbox/http/observe-request';
+import { asFault } from '@signalbox/faults/fault';
 import type { HttpServer } from '@signalbox/http/types';
-import { attribute } from '@signalbox/telemetry/trace';
+import type { Counter } from '@signalbox/telemetry/telemetry';
 import type { AcceptedMessage, PostedMessage } from './accept-message.ts';
-import { callerOf } from './request-caller.ts';
-import { PostedMessageReply, PostMessageBody, PostMessageHeaders } from './request-schemas.ts';
+import { PostedMessageReply, PostMessageBody } from './request-schemas.ts';
+import type { WriteRoutes } from './write-routes.ts';
 
 export interface MessageRouteOptions {
   accept(posted: PostedMessage): Promise<AcceptedMessage>;
+  /** gateway_accept_total. */
+  readonly accepts: Counter;
+  readonly writes: WriteRoutes;
 }
 
-/** Printable ASCII without blanks: UUIDs and hashes fit, and a log or a shell cannot be tricked by one. */
-const keyForm = /^[\x21-\x7e]{1,255}$/;
-
-export function messageRoutes(server: HttpServer, { accept }: MessageRouteOptions): void {
+export function messageRoutes(server: HttpServer, { accept, accepts, writes }: MessageRouteOptions): void {
   server.post(
     '/v1/session/message',
-    {
-      schema: {
-        operationId: 'postMessage',
-        tags: ['chat'],
-        summary: 'Post a message',
-        description:
-          'Answers once the message is stored; its turn then runs whatever fails. Follow it on the event stream of the session, which is where Location points.',
-        headers: PostMessageHeaders,
-        body: PostMessageBody,
-        response: { 202: { description: 'Stored.', ...PostedMessageReply } },
-      },
-    },
+    writes.declare({
+      operationId: 'postMessage',
+      tags: ['chat'],
+      summary: 'Post a message',
+      description:
+        'Answers once the message is stored; its turn then runs whatever fails. Follow it on the event stream of the session, which is where Location points.',
+      body: PostMessageBody,
+      response: { 202: { description: 'Stored.', ...PostedMessageReply } },
+    }),
     async (request, reply) => {
-      const key = request.headers['idempotency-key'];
-      if (key !== undefined && !keyForm.test(key)) {
-        throw fault('MALFORMED_REQUEST', 'an Idempotency-Key is 1 to 255 printable ASCII characters', {
-          errors: [{ path: 'headers/idempotency-key', message: 'must match [!-~]{1,255}' }],
+      const { body, observed } = request;
+      try {
+        const { replayed } = await writes.settle(request, reply, async ({ tenant, key, bodyHash }) => {
+          const accepted = await accept({
+            tenant,
+            sessionId: body.session_id,
+            personaId: body.persona_id,
+            message: body.message,
+            attachments: body.attachments,
+            metadata: body.metadata,
+            idempotency: key === undefined ? undefined : { key, bodyHash },
+            requestId: request.id,
+            traceparent: observed.traceparent,
+          });
+          const { sessionId, eventId, turnId } = accepted.ids;
+          const ids = { session_id: sessionId, event_id: eventId, turn_id: turnId };
+          const location = `/v1/session/${sessionId}/events`;
+          return { answer: { status: 202, body: ids, location }, replayed: accepted.replayed };
         });
+        accepts.add(1, { result: replayed ? 'replayed' : 'accepted' });
+      } catch (error) {
+        accepts.add(1, { result: asFault(error).code.toLowerCase() });
+        throw error;
       }
-      const { body, rawBody, observed } = request;
-      if (rawBody === undefined) throw fault('MALFORMED_REQUEST', 'the body is not JSON');
-      const { ids, replayed } = await accept({
-        tenant: callerOf(request).tenant,
-        sessionId: body.session_id,
-        personaId: body.persona_id,
-        message: body.message,
-        attachments: body.attachments,
-        metadata: body.metadata,
-        idempotencyKey: key,
-        rawBody,
-        requestId: request.id,
-        traceparent: observed.traceparent,
-      });
-      identifyRequest(request, { sessionId: ids.sessionId });
-      observed.span?.setAttributes({ [attribute.eventId]: ids.eventId, [attribute.turnId]: ids.turnId });
-      if (replayed) reply.header('idempotency-replayed', 'true');
-      reply.code(202).header('location', `/v1/session/${ids.sessionId}/events`);
-      return { session_id: ids.sessionId, event_id: ids.eventId, turn_id: ids.turnId };
     },
   );
 }

@@ -17,14 +17,6 @@ export const PostMessageBody = Type.Object(
   { ...closed, examples: [{ message: 'What is 6 * 7?' }] },
 );
 
-export const PostMessageHeaders = Type.Object({
-  'idempotency-key': Type.Optional(
-    Type.String({
-      description: 'A repeat with the same key and body has no second effect and gets the first answer.',
-    }),
-  ),
-});
-
 export const PostedMessageReply = Type.Object({
   session_id: Type.String({ format: 'uuid' }),
   event_id: Type.String({ format: 'uuid' }),

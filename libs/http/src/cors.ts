@@ -13,7 +13,7 @@ export interface CorsOptions {
 const methods = 'GET, HEAD, POST, PUT, PATCH, DELETE';
 /** Reply headers that a page's script may read. */
 const exposed =
-  'Location, X-Request-ID, Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, traceparent';
+  'Location, X-Request-ID, Retry-After, Idempotency-Replayed, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, traceparent';
 const preflightSeconds = '600';
 
 /**

@@ -42,5 +42,7 @@ declare module 'fastify' {
     open?: boolean;
     /** Logged at DEBUG and not traced: probes come every second. */
     quiet?: boolean;
+    /** Changes something and takes an Idempotency-Key; the service that serves the route says how. */
+    idempotent?: boolean;
   }
 }
