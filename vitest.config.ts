@@ -10,7 +10,14 @@ function foldersIn(folder: string): string[] {
     .map((entry) => `${folder}/${entry.name}`);
 }
 
-const packages = [...foldersIn('libs'), ...foldersIn('apps'), ...foldersIn('tools'), 'dev', 'bench'];
+const packages = [
+  ...foldersIn('libs'),
+  ...foldersIn('apps'),
+  ...foldersIn('tools'),
+  'dev',
+  'bench',
+  'regression',
+];
 
 export default defineConfig({
   test: {

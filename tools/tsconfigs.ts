@@ -13,7 +13,14 @@ function packageFolders(): string[] {
     readdirSync(join(root, folder), { withFileTypes: true })
       .filter((entry) => entry.isDirectory() && existsSync(join(root, folder, entry.name, 'package.json')))
       .map((entry) => `${folder}/${entry.name}`);
-  return [...inFolder('libs'), ...inFolder('apps'), ...inFolder('tools'), 'dev', 'bench'].sort();
+  return [
+    ...inFolder('libs'),
+    ...inFolder('apps'),
+    ...inFolder('tools'),
+    'dev',
+    'bench',
+    'regression',
+  ].sort();
 }
 
 interface Package {
@@ -59,7 +66,7 @@ for (const { folder, uses } of packages) {
   put(join(folder, 'tsconfig.json'), {
     extends: join(up, 'tsconfig.base.json'),
     include: ['src/**/*.ts', 'migrations/**/*.ts', ...(folder === 'dev' ? ['simulators/**/*.ts'] : [])],
-    exclude: ['**/*.test.ts', '.types'],
+    exclude: ['**/*.test.ts', '**/*.regression.ts', '.types'],
     references,
   });
 }
@@ -72,9 +79,11 @@ put('tsconfig.test.json', {
   compilerOptions: { outDir: './.types', tsBuildInfoFile: './.types/tsconfig.test.tsbuildinfo' },
   include: [
     ...packages.map(({ folder }) => `${folder}/**/*.test.ts`),
+    ...packages.map(({ folder }) => `${folder}/**/*.regression.ts`),
     ...packages.map(({ folder }) => `${folder}/test/**/*.ts`),
     'tools/*.ts',
     'vitest.config.ts',
+    'vitest.regression.config.ts',
   ],
   exclude: ['**/node_modules', '**/.types'],
   references: packages.map(({ folder }) => ({ path: `./${folder}` })),

@@ -27,6 +27,8 @@ export interface PartProcess {
   readonly failed: Promise<never>;
   /** Sends the stop signal, waits at most `timeoutMs`, then kills. Resolves when the process is gone. */
   stop(timeoutMs?: number): Promise<void>;
+  /** Kills it as a crash would. Resolves when the process is gone. */
+  kill(): Promise<void>;
 }
 
 function lastLines(file: string, count: number): string {
@@ -87,6 +89,11 @@ export function spawnPart(part: PartCommand, keeper: Keeper): PartProcess {
       const timer = setTimeout(() => child.kill('SIGKILL'), timeoutMs);
       await ended;
       clearTimeout(timer);
+    },
+    async kill() {
+      stopping = true;
+      child.kill('SIGKILL');
+      await ended;
     },
   };
 }

@@ -33,6 +33,8 @@ export interface StartPartsOptions {
   readonly jarsDir: string;
   /** One test run's: any free ports, nothing flushed to disk, a part that dies stays dead. */
   readonly ephemeral?: boolean;
+  /** Whether a part that dies is started again; those of a lasting stack are. */
+  readonly revive?: boolean;
   readonly ports?: Partial<Record<keyof typeof usualPorts, number>>;
   readonly keeper: Keeper;
   readonly progress: Progress;
@@ -57,6 +59,10 @@ export interface Parts {
   readonly addresses: PartAddresses;
   /** Resolves when Zipkin is up too (or was given up): nothing else waits for it. */
   readonly settled: Promise<void>;
+  /** Kills a part as a crash would; for stacks that do not revive. Resolves when its process is gone. */
+  kill(name: PartName): Promise<void>;
+  /** Starts a killed part again on its port and its data, and waits until it answers. */
+  startAgain(name: PartName): Promise<void>;
   /** Ends all parts, one after the other, Kafka last. */
   stop(): Promise<void>;
 }
@@ -86,10 +92,13 @@ const starters: Readonly<Record<PartName, Starter>> = {
 
 const stopOrder: readonly PartName[] = ['zipkin', 'redis', 'postgres', 'kafka'];
 const longestRestartDelayMs = 10_000;
+const startAgainMs = 30_000;
 
 interface Runner {
   readonly addresses: PartAddresses;
   start(name: PartName, port: number): Promise<void>;
+  kill(name: PartName): Promise<void>;
+  startAgain(name: PartName): Promise<void>;
   /** Ends all, also those that are being started again. */
   stop(): Promise<void>;
 }
@@ -97,6 +106,8 @@ interface Runner {
 /** Starts parts one by one; in a lasting stack a part that dies is started again on its port, with growing pauses. */
 function createRunner(options: StartPartsOptions, signal: AbortSignal): Runner {
   const { dataDir, jarsDir, keeper, progress, ephemeral = false } = options;
+  const revive = options.revive ?? !ephemeral;
+  const killedPorts = new Map<PartName, number>();
   const addresses: PartAddresses = {};
   const running = new Map<PartName, Part>();
   const restarts = new Map<PartName, Promise<void>>();
@@ -117,7 +128,7 @@ function createRunner(options: StartPartsOptions, signal: AbortSignal): Runner {
     progress(
       `${name}: ready on port ${part.port} (${((performance.now() - startedAt) / 1000).toFixed(1)} s)`,
     );
-    if (ephemeral) return;
+    if (!revive) return;
     void part.process.ended.then((sentence) => {
       if (!signal.aborted) restarts.set(name, restart(name, part.port, sentence));
     });
@@ -144,6 +155,31 @@ function createRunner(options: StartPartsOptions, signal: AbortSignal): Runner {
   return {
     addresses,
     start,
+    async kill(name) {
+      const part = running.get(name);
+      if (part === undefined) return;
+      running.delete(name);
+      killedPorts.set(name, part.port);
+      await part.process.kill();
+      releasePort(part.port);
+    },
+    async startAgain(name) {
+      const port = killedPorts.get(name);
+      if (port === undefined) throw new PartProblem(`${name} was not killed`);
+      const deadline = performance.now() + startAgainMs;
+      for (;;) {
+        try {
+          await start(name, port);
+          killedPorts.delete(name);
+          return;
+        } catch (error) {
+          // The sessions of a killed Postgres hold its memory until they have noticed.
+          if (signal.aborted || performance.now() > deadline) throw error;
+          releasePort(port);
+          await delay(200);
+        }
+      }
+    },
     async stop() {
       await Promise.all(restarts.values());
       for (const name of stopOrder) {
@@ -218,7 +254,8 @@ export async function startParts(options: StartPartsOptions): Promise<Parts> {
     await stop();
     throw error;
   }
-  return { addresses: runner.addresses, settled, stop };
+  const { addresses, kill, startAgain } = runner;
+  return { addresses, settled, kill, startAgain, stop };
 }
 
 /** Where the jars of this checkout are kept. */

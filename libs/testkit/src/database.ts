@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { type Database, openDatabase } from '@signalbox/postgres/database';
 import { migrate } from '@signalbox/postgres/migrate';
 import { silentLog, silentMetrics } from '@signalbox/telemetry/silent';
-import { testInfra } from './infra.ts';
+import { type TestInfra, testInfra } from './infra.ts';
 import { waitFor } from './wait.ts';
 
 export interface TestDatabase {
@@ -27,10 +27,12 @@ const role = 'signalbox_test';
 
 /**
  * A database of this release's schema for one test file: a clone of a template that is migrated once for each state of
- * the migrations, which takes a fraction of the time of migrating.
+ * the migrations, which takes a fraction of the time of migrating. In the run's server, where no other is given.
  */
-export async function createTestDatabase(): Promise<TestDatabase> {
-  const { ownerUrl } = testInfra();
+export async function createTestDatabase(
+  infra: Pick<TestInfra, 'ownerUrl'> = testInfra(),
+): Promise<TestDatabase> {
+  const { ownerUrl } = infra;
   const template = `signalbox_template_${migrationsHash()}`;
   const name = `signalbox_test_${randomBytes(6).toString('hex')}`;
   await withServer(ownerUrl, async (server) => {

@@ -6,7 +6,7 @@ import { deadLetterTopic, type SourceTopicName, topicList, topics } from '@signa
 import { deleteTopics } from '@signalbox/messaging/delete-topics';
 import { createTopics } from '@signalbox/messaging/topics';
 import { silentLog } from '@signalbox/telemetry/silent';
-import { testInfra } from './infra.ts';
+import { type TestInfra, testInfra } from './infra.ts';
 
 export interface OwnTopics {
   /** What KAFKA_TOPIC_PREFIX and KAFKA_GROUP_ID are set to, so that nothing is shared with another test. */
@@ -17,13 +17,13 @@ export interface OwnTopics {
   [Symbol.asyncDispose](): Promise<void>;
 }
 
-/** Topics of one test file on the shared broker, under a prefix of their own. */
-export function ownTopics(): OwnTopics {
+/** Topics of one test file, under a prefix of their own; on the run's broker, where no other is given. */
+export function ownTopics(infra: Pick<TestInfra, 'kafka'> = testInfra()): OwnTopics {
   const prefix = `test-${randomBytes(5).toString('hex')}.`;
   const settings = loadSettings(
     'testkit',
     kafkaSettings,
-    givenSources({ KAFKA_BOOTSTRAP_SERVERS: testInfra().kafka, KAFKA_TOPIC_PREFIX: prefix }),
+    givenSources({ KAFKA_BOOTSTRAP_SERVERS: infra.kafka, KAFKA_TOPIC_PREFIX: prefix }),
   );
   const drop = async () => {
     await deleteTopics({ settings, log: silentLog });

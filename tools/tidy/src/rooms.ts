@@ -46,6 +46,8 @@ export const rooms: Readonly<Record<string, Room>> = {
   cli: { folder: 'apps/cli', kind: 'app' },
   dev: { folder: 'dev', kind: 'dev' },
   bench: { folder: 'bench', kind: 'tool', also: ['dev', 'testkit'] },
+  // All services at once, while their parts and networks break: a test itself, so it may import the testkit.
+  regression: { folder: 'regression', kind: 'tool', also: ['dev', 'testkit'] },
   tidy: { folder: 'tools/tidy', kind: 'tool' },
 };
 
@@ -60,7 +62,7 @@ export const below: Readonly<Record<Kind, readonly Kind[]>> = {
 };
 
 /** Only test files and these import the testkit. */
-export const testRooms = ['bench', 'testkit'];
+export const testRooms = ['bench', 'testkit', 'regression'];
 
 /** Each driver has one room that imports it, so that its quirks are handled once. `x/*` stands for a scope. */
 export const drivers: Readonly<Record<string, string>> = {
@@ -92,7 +94,7 @@ export const driverGuests = ['bench/'];
 export const owners = {
   environment: ['libs/config/', 'bench/src/floors/'],
   exitAndSignals: ['libs/lifecycle/'],
-  console: ['apps/cli/', 'dev/', 'bench/', 'tools/'],
+  console: ['apps/cli/', 'dev/', 'bench/', 'regression/', 'tools/'],
 } as const;
 
 /** Sources that only the test run loads; they may import what is declared for tests. */
@@ -118,5 +120,5 @@ export const emptyNames = [
 export const entryFolders = ['migrations/', 'bench/src/floors/'];
 
 /** Where sources are looked for, and what is never looked into. */
-export const sourceRoots = ['libs', 'apps', 'tools', 'dev', 'bench'];
+export const sourceRoots = ['libs', 'apps', 'tools', 'dev', 'bench', 'regression'];
 export const ignoredFolders = ['node_modules', '.types', '.nx', '.data', '.git', 'coverage', '.scratch'];

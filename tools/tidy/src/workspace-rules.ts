@@ -37,7 +37,7 @@ export function unreferencedFiles(workspace: Workspace): Finding[] {
   for (const file of workspace.files) {
     const isProgram =
       file.isTest && inTests.some(({ path, text }) => path !== file.path && names(text, file.path));
-    if (file.path.endsWith('.test.ts') || isProgram) visit(file);
+    if (/\.(?:test|regression)\.ts$/.test(file.path) || isProgram) visit(file);
   }
   return workspace.files
     .filter((file) => !(file.isTest ? reached : reachedBySources).has(file.path))

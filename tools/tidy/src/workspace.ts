@@ -46,7 +46,7 @@ export function resolveImport(file: SourceFile, specifier: string): string {
 }
 
 export function sourceFile(path: string, text: string): SourceFile {
-  const isTest = /\.test\.ts$/.test(path) || /(?:^|\/)test\//.test(path);
+  const isTest = /\.(?:test|regression)\.ts$/.test(path) || /(?:^|\/)test\/|^regression\//.test(path);
   return { path, text, source: readSource(text), isTest };
 }
 
