@@ -1,6 +1,7 @@
 import { newId } from '@signalbox/contracts/ids';
 import { isFaultCode } from '@signalbox/faults/catalog';
 import { fault } from '@signalbox/faults/fault';
+import { pause } from '@signalbox/lifecycle/pause';
 import { createParser } from 'eventsource-parser';
 
 export interface GatewayAddress {
@@ -177,17 +178,4 @@ function retryDelayMs(response: Response | undefined, tried: number): number {
   const asked = Number(response?.headers.get('retry-after') ?? Number.NaN) * 1000;
   if (Number.isFinite(asked)) return Math.min(asked, 30_000);
   return Math.random() * Math.min(5000, 200 * 2 ** tried);
-}
-
-function pause(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    if (signal.aborted) return resolve();
-    const done = () => {
-      clearTimeout(timer);
-      signal.removeEventListener('abort', done);
-      resolve();
-    };
-    const timer = setTimeout(done, ms);
-    signal.addEventListener('abort', done, { once: true });
-  });
 }

@@ -1,5 +1,6 @@
 import { isId } from '@signalbox/contracts/ids';
 import { fault } from '@signalbox/faults/fault';
+import { pause } from '@signalbox/lifecycle/pause';
 import { traceTree, type ZipkinSpan } from './trace-tree.ts';
 import { findTraces } from './zipkin.ts';
 
@@ -48,6 +49,6 @@ async function settledTraces(zipkinUrl: string, eventId: string, waitMs: number)
       grewAt = now;
     }
     if (now >= endsAt || (size > 0 && now - grewAt >= settledMs)) return traces;
-    await new Promise((resolve) => setTimeout(resolve, pollMs));
+    await pause(pollMs);
   }
 }

@@ -1,4 +1,5 @@
 import { newId } from '@signalbox/contracts/ids';
+import { pause } from '@signalbox/lifecycle/pause';
 import type { Database } from '@signalbox/postgres/database';
 import { withoutTrace } from '@signalbox/telemetry/trace';
 import { type TakeOutcomesParts, takeOutcomes } from './take-tool-outcomes.ts';
@@ -63,16 +64,4 @@ async function endExpired(parts: TakeOutcomesParts & { readonly database: Databa
   );
   await parts.database.transaction((tx) => takeOutcomes(parts, tx, outcomes));
   parts.log.warning('turn.waits_ended', { calls: outcomes.length });
-}
-
-function pause(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const timer = setTimeout(end, ms);
-    function end(): void {
-      clearTimeout(timer);
-      signal.removeEventListener('abort', end);
-      resolve();
-    }
-    signal.addEventListener('abort', end, { once: true });
-  });
 }

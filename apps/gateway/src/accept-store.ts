@@ -1,6 +1,7 @@
 import type { RecordHeaders } from '@signalbox/contracts/headers';
 import { sessionKey } from '@signalbox/contracts/keys';
 import { type Fault, fault, isFault } from '@signalbox/faults/fault';
+import { pause } from '@signalbox/lifecycle/pause';
 import type { Outbox, PutResult } from '@signalbox/messaging/messaging';
 import type { Database } from '@signalbox/postgres/database';
 import { groupByTenant } from './tick-batcher.ts';
@@ -114,7 +115,7 @@ export function createAcceptStore(
         return await once(rows);
       } catch (error) {
         if (!isFault(error, 'DATABASE_UNAVAILABLE') || performance.now() + delayMs > deadline) throw error;
-        await new Promise((resolve) => setTimeout(resolve, delayMs / 2 + Math.random() * (delayMs / 2)));
+        await pause(delayMs / 2 + Math.random() * (delayMs / 2));
       }
     }
   }

@@ -1,7 +1,7 @@
 import { newId } from '@signalbox/contracts/ids';
 import { fault, isFault } from '@signalbox/faults/fault';
+import { pause } from '@signalbox/lifecycle/pause';
 import type { Database, Transaction } from '@signalbox/postgres/database';
-import { pause } from './repeat.ts';
 import type { Settled, Write, WriteAnswer } from './write-routes.ts';
 
 /** What a write changes; it may run several times, each in a transaction of its own of which one at most commits. */

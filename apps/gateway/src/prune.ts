@@ -1,6 +1,7 @@
+import { pause } from '@signalbox/lifecycle/pause';
 import type { Database } from '@signalbox/postgres/database';
 import type { Logger } from '@signalbox/telemetry/telemetry';
-import { pause, repeat } from './repeat.ts';
+import { repeat } from './repeat.ts';
 import { prune } from './session-store.ts';
 import type { GatewaySettings } from './settings.ts';
 

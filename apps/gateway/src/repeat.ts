@@ -1,3 +1,5 @@
+import { pause } from '@signalbox/lifecycle/pause';
+
 /** Runs `step` every `everyMs`, one at a time, until the signal aborts. What it throws goes to `onError` and ends nothing. */
 export async function repeat(
   everyMs: number,
@@ -13,18 +15,4 @@ export async function repeat(
     }
     await pause(everyMs, signal);
   }
-}
-
-/** Waits, or less when the signal aborts. Never rejects. */
-export function pause(ms: number, signal?: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    if (signal?.aborted) return resolve();
-    const done = () => {
-      clearTimeout(timer);
-      signal?.removeEventListener('abort', done);
-      resolve();
-    };
-    const timer = setTimeout(done, ms);
-    signal?.addEventListener('abort', done, { once: true });
-  });
 }

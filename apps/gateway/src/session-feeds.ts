@@ -1,8 +1,8 @@
 import { asFault } from '@signalbox/faults/fault';
+import { pause } from '@signalbox/lifecycle/pause';
 import type { Subscriber, Subscription } from '@signalbox/redis/subscriber';
 import type { Logger } from '@signalbox/telemetry/telemetry';
 import type { ReadStream } from './read-stream.ts';
-import { pause } from './repeat.ts';
 import type { SessionRef, StreamWake } from './session-stream.ts';
 import type { StreamEntry } from './stream-event.ts';
 import { comparePositions, formatStreamId, type StreamPosition } from './stream-id.ts';

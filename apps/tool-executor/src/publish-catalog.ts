@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { newId } from '@signalbox/contracts/ids';
 import { toolKey } from '@signalbox/contracts/keys';
 import { type ToolCatalogued, toolCatalogSchema } from '@signalbox/contracts/tool-catalog';
+import { pause } from '@signalbox/lifecycle/pause';
 import type { Outbox, OutgoingMessage } from '@signalbox/messaging/messaging';
 import type { Database } from '@signalbox/postgres/database';
 import type { Logger } from '@signalbox/telemetry/telemetry';
@@ -102,16 +103,4 @@ function catalogued({ tenant, version, ...tool }: ToolColumns): OutgoingMessage 
     eventId: newId(),
     value,
   };
-}
-
-function pause(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const done = () => {
-      clearTimeout(timer);
-      signal.removeEventListener('abort', done);
-      resolve();
-    };
-    const timer = setTimeout(done, ms);
-    signal.addEventListener('abort', done);
-  });
 }

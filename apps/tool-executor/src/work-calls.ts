@@ -1,6 +1,7 @@
 import type { ToolOutcomeReported } from '@signalbox/contracts/tool-results';
 import { asFault, isFault } from '@signalbox/faults/fault';
 import { failPoint } from '@signalbox/lifecycle/fail-point';
+import { pause } from '@signalbox/lifecycle/pause';
 import { runWithContext } from '@signalbox/telemetry/context';
 import type { Logger, Metrics } from '@signalbox/telemetry/telemetry';
 import { attribute, type Span, withSpan } from '@signalbox/telemetry/trace';
@@ -136,7 +137,7 @@ async function persistently(lease: Lease, store: () => Promise<void>): Promise<v
       if (!isFault(error, 'DATABASE_UNAVAILABLE') || lease.signal.aborted) {
         throw error;
       }
-      await new Promise((resolve) => setTimeout(resolve, storeAgainMs));
+      await pause(storeAgainMs, lease.signal);
     }
   }
 }

@@ -1,13 +1,7 @@
 import { fault, isFault } from '@signalbox/faults/fault';
 import { bootLog, writeLine } from './boot-log.ts';
-import {
-  pause,
-  runPhase,
-  type StepReport,
-  type StopPhase,
-  type StopStep,
-  stopPhases,
-} from './stop-sequence.ts';
+import { pause } from './pause.ts';
+import { runPhase, type StepReport, type StopPhase, type StopStep, stopPhases } from './stop-sequence.ts';
 
 export type { StopPhase, StopStep } from './stop-sequence.ts';
 

@@ -92,17 +92,3 @@ async function runStep(step: StopStep, boundMs: number): Promise<StepReport> {
     clearTimeout(timer);
   }
 }
-
-/** Resolves after `delayMs`, or at once when the signal aborts. */
-export function pause(delayMs: number, signal?: AbortSignal): Promise<void> {
-  if (delayMs <= 0 || signal?.aborted === true) return Promise.resolve();
-  return new Promise((resolve) => {
-    const done = () => {
-      clearTimeout(timer);
-      signal?.removeEventListener('abort', done);
-      resolve();
-    };
-    const timer = setTimeout(done, delayMs);
-    signal?.addEventListener('abort', done, { once: true });
-  });
-}

@@ -1,6 +1,7 @@
 import type { TopicName } from '@signalbox/contracts/topics';
 import { asFault, fault } from '@signalbox/faults/fault';
 import { failPoint } from '@signalbox/lifecycle/fail-point';
+import { pause } from '@signalbox/lifecycle/pause';
 import type { Database } from '@signalbox/postgres/database';
 import type { Logger } from '@signalbox/telemetry/telemetry';
 import { adoptRows } from './adopt-rows.ts';
@@ -352,7 +353,7 @@ export class FastPath {
       } catch (error) {
         this.#o.log.warning('outbox.give_up_failed', { error, keys: keys.length });
         if (n >= tries) return [];
-        await new Promise((resolve) => setTimeout(resolve, 250).unref());
+        await pause(250, undefined, { unref: true });
       }
     }
   }

@@ -1,5 +1,6 @@
 import { type TopicName, topics } from '@signalbox/contracts/topics';
 import { type Fault, fault } from '@signalbox/faults/fault';
+import { pause } from '@signalbox/lifecycle/pause';
 import type { Logger } from '@signalbox/telemetry/telemetry';
 import type { PlacedRecord, ProducerClient } from './bus-client.ts';
 import { partitionOf } from './murmur2.ts';
@@ -160,16 +161,4 @@ export function createProducer(client: ProducerClient, log: Logger): Producer {
 function placed(queued: Queued): PlacedRecord {
   queued.record ??= { ...queued.sending.record(), partition: queued.partition };
   return queued.record;
-}
-
-function pause(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const timer = setTimeout(done, ms);
-    signal.addEventListener('abort', done, { once: true });
-    function done(): void {
-      clearTimeout(timer);
-      signal.removeEventListener('abort', done);
-      resolve();
-    }
-  });
 }

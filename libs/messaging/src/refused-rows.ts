@@ -1,5 +1,6 @@
 import { headerNames } from '@signalbox/contracts/headers';
 import type { Fault } from '@signalbox/faults/fault';
+import { pause } from '@signalbox/lifecycle/pause';
 import type { Database } from '@signalbox/postgres/database';
 import type { Logger } from '@signalbox/telemetry/telemetry';
 import { fileDeadLetter } from './dead-letters.ts';
@@ -72,7 +73,7 @@ export class RefusedRows {
         return;
       } catch (error) {
         this.#log.error('outbox.dead_letter_failed', { error, topic: row.topic });
-        await new Promise((resolve) => setTimeout(resolve, delayMs).unref());
+        await pause(delayMs, undefined, { unref: true });
       }
     }
   }

@@ -1,5 +1,6 @@
 import { type SourceTopicName, topics } from '@signalbox/contracts/topics';
 import { asFault, fault, isFault } from '@signalbox/faults/fault';
+import { pause } from '@signalbox/lifecycle/pause';
 import type { Logger, Metrics } from '@signalbox/telemetry/telemetry';
 import type { BusClient, Member } from './bus-client.ts';
 import type { ClusterGuard } from './cluster-guard.ts';
@@ -263,7 +264,7 @@ export function openSubscription(options: SubscriptionOptions): Consumer {
       await member?.stop(deadlineMs);
       state = { name: 'stopped' };
       current = undefined;
-      await Promise.race([running, pause(abandonedStopMs, new AbortController().signal)]);
+      await Promise.race([running, pause(abandonedStopMs)]);
     },
   };
 }
@@ -272,18 +273,6 @@ function aborted(signal: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
     if (signal.aborted) resolve();
     else signal.addEventListener('abort', () => resolve(), { once: true });
-  });
-}
-
-function pause(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const timer = setTimeout(done, ms);
-    signal.addEventListener('abort', done, { once: true });
-    function done(): void {
-      clearTimeout(timer);
-      signal.removeEventListener('abort', done);
-      resolve();
-    }
   });
 }
 

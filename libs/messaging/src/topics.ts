@@ -1,5 +1,6 @@
 import { type TopicDefinition, topicList } from '@signalbox/contracts/topics';
 import { fault } from '@signalbox/faults/fault';
+import { pause } from '@signalbox/lifecycle/pause';
 import type { Logger } from '@signalbox/telemetry/telemetry';
 import type { Admin } from 'kafkajs';
 import { createKafka, singleTry } from './kafka-client.ts';
@@ -38,7 +39,7 @@ export async function createTopics(options: CreateTopicsOptions): Promise<{ crea
       if (error instanceof Error && error.name === 'Fault') throw error;
       if (performance.now() >= end)
         throw fault('KAFKA_UNAVAILABLE', 'the topics could not be made', { cause: error });
-      await new Promise((resolve) => setTimeout(resolve, 250));
+      await pause(250);
     } finally {
       await admin.disconnect().catch(() => undefined);
     }
@@ -91,7 +92,7 @@ async function untilLed(admin: Admin, name: string): Promise<void> {
       return;
     } catch (error) {
       if (performance.now() >= end) throw error;
-      await new Promise((resolve) => setTimeout(resolve, 20));
+      await pause(20);
     }
   }
 }

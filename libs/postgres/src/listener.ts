@@ -1,3 +1,4 @@
+import { pause } from '@signalbox/lifecycle/pause';
 import type { Logger } from '@signalbox/telemetry/telemetry';
 import pg from 'pg';
 import { connectionConfig } from './connection-pool.ts';
@@ -9,19 +10,6 @@ const maxDelayMs = 5000;
 /** A listening connection is silent by nature: it is asked at this pace whether it still answers. */
 const askEveryMs = 10_000;
 const askTimeoutMs = 3000;
-
-function pause(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    if (signal.aborted) return resolve();
-    const done = () => {
-      clearTimeout(timer);
-      signal.removeEventListener('abort', done);
-      resolve();
-    };
-    const timer = setTimeout(done, ms);
-    signal.addEventListener('abort', done, { once: true });
-  });
-}
 
 /**
  * One connection for all LISTEN channels of the process, opened when the first channel is asked for. It reconnects with

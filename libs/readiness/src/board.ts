@@ -1,3 +1,4 @@
+import { pause } from '@signalbox/lifecycle/pause';
 import {
   type Check,
   type CheckResult,
@@ -148,7 +149,7 @@ export function createBoard(options: BoardOptions): Board {
       record(entry, result);
       const hung = !(await settledNow(settled));
       pauseMs = hung ? Math.min(Math.max(pauseMs * 2, intervalMs), maxHungPauseMs) : intervalMs;
-      await unreferencedPause(pauseMs, stopped.signal);
+      await pause(pauseMs, stopped.signal, { unref: true });
     }
   }
 
@@ -252,15 +253,3 @@ async function settledNow(settled: Promise<void>): Promise<boolean> {
 }
 
 /** Does not keep the process alive; ends at once when the board stops. */
-function unreferencedPause(delayMs: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const done = () => {
-      clearTimeout(timer);
-      signal.removeEventListener('abort', done);
-      resolve();
-    };
-    const timer = setTimeout(done, delayMs);
-    timer.unref();
-    signal.addEventListener('abort', done, { once: true });
-  });
-}
