@@ -9,7 +9,7 @@ function subject(counts: () => Promise<ReadonlyMap<string, number>>) {
   const asked: string[][] = [];
   const load = createAcceptLoad({
     maxOpenTurns: 3,
-    outboxFull: () => full,
+    isOutboxFull: () => full,
     countOpenTurns: (tenants) => {
       asked.push([...tenants]);
       return counts();

@@ -1,4 +1,4 @@
-import { asFault, fault } from '@signalbox/faults/fault';
+import { asFault, type Fault, fault } from '@signalbox/faults/fault';
 
 export interface AcceptLoad {
   /** Throws OUTBOX_FULL or TENANT_BUSY; answers at once, from the last count. */
@@ -12,7 +12,7 @@ export interface AcceptLoad {
 export interface AcceptLoadOptions {
   readonly maxOpenTurns: number;
   /** Whether OUTBOX_MAX_ROWS wait for the broker, as last counted. */
-  outboxFull(): boolean;
+  isOutboxFull(): boolean;
   /** Open turns of these tenants, counted up to a bound. */
   countOpenTurns(tenants: readonly string[], bound: number): Promise<ReadonlyMap<string, number>>;
   onFailure(error: unknown): void;
@@ -36,7 +36,7 @@ const forgetMs = 60_000;
  * replica accepts in between is added. R replicas overshoot by what R − 1 of them take in one refresh.
  */
 export function createAcceptLoad(options: AcceptLoadOptions): AcceptLoad {
-  const { maxOpenTurns, outboxFull, countOpenTurns, onFailure, now = () => performance.now() } = options;
+  const { maxOpenTurns, isOutboxFull, countOpenTurns, onFailure, now = () => performance.now() } = options;
   const tenants = new Map<string, TenantLoad>();
   let refreshing: Promise<void> | undefined;
 
@@ -70,9 +70,7 @@ export function createAcceptLoad(options: AcceptLoadOptions): AcceptLoad {
 
   return {
     admit(tenant) {
-      if (outboxFull()) {
-        throw fault('OUTBOX_FULL', 'too many messages wait for the broker', { retryAfterMs: 1000 });
-      }
+      if (isOutboxFull()) throw outboxFull();
       const load = loadOf(tenant);
       if (load.counted + load.since >= maxOpenTurns) {
         throw fault('TENANT_BUSY', `${maxOpenTurns} turns of this tenant wait or run`, {
@@ -90,4 +88,9 @@ export function createAcceptLoad(options: AcceptLoadOptions): AcceptLoad {
       return refreshing;
     },
   };
+}
+
+/** The refusal of whatever would add a row to an outbox that is over its bound. */
+export function outboxFull(): Fault {
+  return fault('OUTBOX_FULL', 'too many messages wait for the broker', { retryAfterMs: 1000 });
 }

@@ -1,4 +1,4 @@
-import type { MessagePosted } from '@signalbox/contracts/conversation-inbound';
+import type { MessagePosted, MultitaskStrategy } from '@signalbox/contracts/conversation-inbound';
 import { conversationInboundSchema } from '@signalbox/contracts/conversation-inbound';
 import { isId, newId } from '@signalbox/contracts/ids';
 import { sessionKey } from '@signalbox/contracts/keys';
@@ -20,6 +20,7 @@ export interface PostedMessage {
   readonly message: string;
   readonly attachments: readonly Record<string, unknown>[] | undefined;
   readonly metadata: Record<string, unknown> | undefined;
+  readonly multitaskStrategy: MultitaskStrategy | undefined;
   /** Requests of one key come one at a time (write-routes.ts). */
   readonly idempotency: AcceptRow['idempotency'];
   readonly requestId: string;
@@ -83,6 +84,7 @@ export function createAcceptMessage(options: AcceptMessageOptions) {
       message: posted.message,
       ...(posted.attachments === undefined ? {} : { attachments: [...posted.attachments] }),
       ...(posted.metadata === undefined ? {} : { metadata: posted.metadata }),
+      ...(posted.multitaskStrategy === undefined ? {} : { multitask_strategy: posted.multitaskStrategy }),
       accepted_at: new Date().toISOString(),
     };
     const message: OutgoingMessage = {

@@ -46,7 +46,7 @@ export function createAcceptService(parts: {
   const { settings, database, messaging, log, metrics } = parts;
   const load = createAcceptLoad({
     maxOpenTurns: settings.tenantMaxOpenTurns,
-    outboxFull: () => messaging.outbox.full,
+    isOutboxFull: () => messaging.outbox.full,
     countOpenTurns: (tenants, bound) => countOpenTurns(database, tenants, bound),
     onFailure: (error) => log.debug('accept.load_unknown', { error }),
   });

@@ -15,6 +15,7 @@ import { openRedis } from '@signalbox/redis/redis';
 import { superviseService } from '@signalbox/telemetry/service';
 import { startTelemetry } from '@signalbox/telemetry/telemetry';
 import { createAcceptService } from './accept-service.ts';
+import { actionRoutes } from './action-routes.ts';
 import { messageRoutes } from './message-routes.ts';
 import { pruneForever } from './prune.ts';
 import { requireCaller } from './request-caller.ts';
@@ -151,6 +152,7 @@ await runMain(async (lifecycle) => {
       refusals,
       log,
     });
+    actionRoutes(api, { writes, outbox: messaging.outbox });
     messageRoutes(api, { accept: accepting.accept, accepts: accepting.accepts, writes });
     streamRoutes(api, {
       feeds: streaming.feeds,

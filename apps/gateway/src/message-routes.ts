@@ -35,6 +35,7 @@ export function messageRoutes(server: HttpServer, { accept, accepts, writes }: M
             message: body.message,
             attachments: body.attachments,
             metadata: body.metadata,
+            multitaskStrategy: body.multitask_strategy,
             idempotency: key === undefined ? undefined : { key, bodyHash },
             requestId: request.id,
             traceparent: observed.traceparent,

@@ -1,3 +1,4 @@
+import { SessionAction } from '@signalbox/contracts/conversation-inbound';
 import { Type } from 'typebox';
 
 const closed = { additionalProperties: false };
@@ -13,6 +14,12 @@ export const PostMessageBody = Type.Object(
     message: Type.String({ minLength: 1 }),
     attachments: Type.Optional(Type.Array(OpenObject, { maxItems: 64 })),
     metadata: Type.Optional(OpenObject),
+    multitask_strategy: Type.Optional(
+      Type.Enum(['enqueue', 'reject', 'interrupt'], {
+        description:
+          'What the message does when turns of its session are unfinished: wait behind them (when left out), be refused by turn.rejected, or cancel them and run next.',
+      }),
+    ),
   },
   { ...closed, examples: [{ message: 'What is 6 * 7?' }] },
 );
@@ -21,6 +28,27 @@ export const PostedMessageReply = Type.Object({
   session_id: Type.String({ format: 'uuid' }),
   event_id: Type.String({ format: 'uuid' }),
   turn_id: Type.String({ format: 'uuid' }),
+});
+
+export const PostActionBody = Type.Object(
+  {
+    session_id: Type.String(),
+    action: Type.Enum(['cancel']),
+    turn_id: SessionAction.properties.turn_id,
+    reason: Type.Optional(
+      Type.String({ minLength: 1, maxLength: 500, description: 'Told with turn.cancelled.' }),
+    ),
+  },
+  {
+    ...closed,
+    examples: [{ session_id: '0192f0c1-7a5e-7c3e-9f6a-2f1d3c4b5a69', action: 'cancel' }],
+  },
+);
+
+export const ActionReply = Type.Object({
+  session_id: Type.String({ format: 'uuid' }),
+  event_id: Type.String({ format: 'uuid' }),
+  action: Type.String(),
 });
 
 /** Not checked for its form: what is no id is no session of anybody's, which is 404 and not 422. */

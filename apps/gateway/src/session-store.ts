@@ -1,4 +1,4 @@
-import type { Database } from '@signalbox/postgres/database';
+import type { Database, Queryable } from '@signalbox/postgres/database';
 import type { SessionRef } from './session-stream.ts';
 import { formatStreamId, type StreamPosition } from './stream-id.ts';
 
@@ -41,6 +41,12 @@ const sessionStatement = {
   name: 'gateway_session',
   text: `select pruned_epoch, pruned_position from gateway.sessions where tenant = $1 and session_id = $2`,
 };
+
+/** Whether the session is the tenant's. */
+export async function hasSession(tx: Queryable, { tenant, sessionId }: SessionRef): Promise<boolean> {
+  return (await tx.query(sessionStatement, [tenant, sessionId])).length > 0;
+}
+
 const pageStatement = {
   name: 'gateway_event_page',
   text: `select epoch, position, event_type, data, stored_at from gateway.session_events
@@ -135,8 +141,7 @@ export function readHistory(
 ): Promise<TurnRow[] | undefined> {
   return database.transaction(
     async (tx) => {
-      const found = await tx.query(sessionStatement, [tenant, sessionId]);
-      if (found.length === 0) return undefined;
+      if (!(await hasSession(tx, { tenant, sessionId }))) return undefined;
       return tx.query<TurnRow>(historyStatement, [tenant, sessionId, before ?? null, limit]);
     },
     { tenant },

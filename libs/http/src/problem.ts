@@ -101,13 +101,16 @@ function fieldError(finding: unknown, part: string): FieldError {
       : instancePath;
   return {
     path: part === 'body' ? inside : `${part}${inside}`,
-    message:
-      keyword === 'additionalProperties'
-        ? 'is not a known field'
-        : keyword === 'required'
-          ? 'is required'
-          : message,
+    message: saidOf(keyword, params) ?? message,
   };
+}
+
+/** What ajv says less plainly; undefined where its own words do. */
+function saidOf(keyword: string, { allowedValues }: Record<string, unknown>): string | undefined {
+  if (keyword === 'additionalProperties') return 'is not a known field';
+  if (keyword === 'required') return 'is required';
+  if (keyword === 'enum' && Array.isArray(allowedValues)) return `must be one of ${allowedValues.join(', ')}`;
+  return undefined;
 }
 
 function readFinding(finding: unknown): {
