@@ -1,5 +1,7 @@
 import '@signalbox/telemetry/register';
+import { databaseOptions } from '@signalbox/config/database-settings';
 import { environmentSecrets, fileSecrets } from '@signalbox/config/secrets';
+import { telemetryOptions } from '@signalbox/config/service-settings';
 import { loadSettings } from '@signalbox/config/settings';
 import { processSources } from '@signalbox/config/sources';
 import { newId } from '@signalbox/contracts/ids';
@@ -28,28 +30,13 @@ const service = 'conversation-worker';
 await runMain(async (lifecycle) => {
   const settings = loadSettings(service, workerSettings);
   const owner = newId();
-  const telemetry = startTelemetry({
-    service: settings.serviceName,
-    version: settings.serviceVersion,
-    environment: settings.environment,
-    instanceId: owner,
-    tracing: settings.tracingEnabled,
-    metrics: settings.metricsEnabled,
-    otlpEndpoint: settings.otlpEndpoint,
-    sampleRatio: settings.traceSampleRatio,
-    logLevel: settings.logLevel,
-    logFormat: settings.logFormat,
-  });
+  const telemetry = startTelemetry({ ...telemetryOptions(settings), instanceId: owner });
   const { log, metrics } = telemetry;
   const board = createBoard({ service, version: settings.serviceVersion, log });
   const start = superviseService({ lifecycle, telemetry, board, settings });
 
   const database = openDatabase({
-    url: settings.databaseUrl,
-    poolSize: settings.databasePoolSize,
-    maxOverflow: settings.databaseMaxOverflow,
-    poolTimeoutMs: settings.databasePoolTimeoutMs,
-    poolRecycleMs: settings.databasePoolRecycleMs,
+    ...databaseOptions(settings),
     applicationName: service,
     log,
     metrics,

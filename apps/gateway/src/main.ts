@@ -1,4 +1,6 @@
 import '@signalbox/telemetry/register';
+import { databaseOptions } from '@signalbox/config/database-settings';
+import { telemetryOptions } from '@signalbox/config/service-settings';
 import { loadSettings } from '@signalbox/config/settings';
 import { newId } from '@signalbox/contracts/ids';
 import { createRateLimit } from '@signalbox/http/rate-limit';
@@ -30,28 +32,14 @@ await runMain(async (lifecycle) => {
   const settings = loadSettings('gateway', gatewaySettings);
   const { serviceName: service, serviceVersion: version, environment } = settings;
   const instanceId = newId();
-  const telemetry = startTelemetry({
-    service,
-    version,
-    environment,
-    instanceId,
-    tracing: settings.tracingEnabled,
-    metrics: settings.metricsEnabled,
-    otlpEndpoint: settings.otlpEndpoint,
-    sampleRatio: settings.traceSampleRatio,
-    logLevel: settings.logLevel,
-    logFormat: settings.logFormat,
-  });
+  const telemetry = startTelemetry({ ...telemetryOptions(settings), instanceId });
   const { log, metrics } = telemetry;
   const board = createBoard({ service, version, graceMs: settings.readyGraceMs, log });
   const supervised = superviseService({ lifecycle, telemetry, board, settings });
 
   const database = openDatabase({
-    url: settings.databaseUrl,
-    poolSize: settings.databasePoolSize,
-    maxOverflow: settings.databaseMaxOverflow,
+    ...databaseOptions(settings),
     poolTimeoutMs: Math.min(settings.databasePoolTimeoutMs, settings.acceptTimeoutMs),
-    poolRecycleMs: settings.databasePoolRecycleMs,
     applicationName: service,
     log,
     metrics,

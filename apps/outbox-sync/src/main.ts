@@ -1,4 +1,6 @@
 import '@signalbox/telemetry/register';
+import { databaseOptions } from '@signalbox/config/database-settings';
+import { telemetryOptions } from '@signalbox/config/service-settings';
 import { loadSettings } from '@signalbox/config/settings';
 import { newId } from '@signalbox/contracts/ids';
 import { createServer, portOf } from '@signalbox/http/server';
@@ -20,28 +22,13 @@ import { SlotLease } from './slot-lease.ts';
 await runMain(async (lifecycle) => {
   const settings = loadSettings('outbox-sync', outboxSyncSettings);
   const instanceId = newId();
-  const telemetry = startTelemetry({
-    service: settings.serviceName,
-    version: settings.serviceVersion,
-    environment: settings.environment,
-    instanceId,
-    tracing: settings.tracingEnabled,
-    metrics: settings.metricsEnabled,
-    otlpEndpoint: settings.otlpEndpoint,
-    sampleRatio: settings.traceSampleRatio,
-    logLevel: settings.logLevel,
-    logFormat: settings.logFormat,
-  });
+  const telemetry = startTelemetry({ ...telemetryOptions(settings), instanceId });
   const { log, metrics } = telemetry;
   const board = createBoard({ service: settings.serviceName, version: settings.serviceVersion, log });
   const service = superviseService({ lifecycle, telemetry, board, settings });
 
   const database = openDatabase({
-    url: settings.databaseUrl,
-    poolSize: settings.databasePoolSize,
-    maxOverflow: settings.databaseMaxOverflow,
-    poolTimeoutMs: settings.databasePoolTimeoutMs,
-    poolRecycleMs: settings.databasePoolRecycleMs,
+    ...databaseOptions(settings),
     applicationName: 'outbox-sync',
     log,
     metrics,

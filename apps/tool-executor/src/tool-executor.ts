@@ -1,3 +1,5 @@
+import { databaseOptions } from '@signalbox/config/database-settings';
+import { telemetryOptions } from '@signalbox/config/service-settings';
 import { loadSettings } from '@signalbox/config/settings';
 import { newId } from '@signalbox/contracts/ids';
 import { prepareValidators } from '@signalbox/contracts/validate';
@@ -28,28 +30,13 @@ import { workCalls } from './work-calls.ts';
 export async function toolExecutor(lifecycle: Lifecycle, toolsModule: string): Promise<void> {
   const settings = loadSettings(serviceName, toolExecutorSettings);
   const instanceId = newId();
-  const telemetry = startTelemetry({
-    service: settings.serviceName,
-    version: settings.serviceVersion,
-    environment: settings.environment,
-    instanceId,
-    tracing: settings.tracingEnabled,
-    metrics: settings.metricsEnabled,
-    otlpEndpoint: settings.otlpEndpoint,
-    sampleRatio: settings.traceSampleRatio,
-    logLevel: settings.logLevel,
-    logFormat: settings.logFormat,
-  });
+  const telemetry = startTelemetry({ ...telemetryOptions(settings), instanceId });
   const { log, metrics } = telemetry;
   const board = createBoard({ service: serviceName, version: settings.serviceVersion, log });
   const service = superviseService({ lifecycle, telemetry, board, settings });
 
   const database = openDatabase({
-    url: settings.databaseUrl,
-    poolSize: settings.databasePoolSize,
-    maxOverflow: settings.databaseMaxOverflow,
-    poolTimeoutMs: settings.databasePoolTimeoutMs,
-    poolRecycleMs: settings.databasePoolRecycleMs,
+    ...databaseOptions(settings),
     applicationName: serviceName,
     log,
     metrics,

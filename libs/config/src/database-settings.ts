@@ -1,4 +1,4 @@
-import { integer, url } from './settings.ts';
+import { integer, type SettingsOf, url } from './settings.ts';
 
 /** The connection of a service to Postgres, in the role that owns nothing. */
 export const databaseSettings = {
@@ -34,3 +34,14 @@ export const databaseSettings = {
     min: 1_000,
   }),
 };
+
+/** They as the options of `openDatabase`. */
+export function databaseOptions(settings: SettingsOf<typeof databaseSettings>) {
+  return {
+    url: settings.databaseUrl,
+    poolSize: settings.databasePoolSize,
+    maxOverflow: settings.databaseMaxOverflow,
+    poolTimeoutMs: settings.databasePoolTimeoutMs,
+    poolRecycleMs: settings.databasePoolRecycleMs,
+  };
+}

@@ -1,6 +1,15 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { choice, decimal, environmentSetting, flag, integer, text, url } from './settings.ts';
+import {
+  choice,
+  decimal,
+  environmentSetting,
+  flag,
+  integer,
+  type SettingsOf,
+  text,
+  url,
+} from './settings.ts';
 import { projectRoot } from './sources.ts';
 
 /** Ports by service; tests use 0. */
@@ -121,6 +130,21 @@ export const serviceSettings = {
     default: '/run/secrets',
   }),
 };
+
+/** Those about logs, metrics and traces, as the options of `startTelemetry`. */
+export function telemetryOptions(settings: SettingsOf<typeof serviceSettings>) {
+  return {
+    service: settings.serviceName,
+    version: settings.serviceVersion,
+    environment: settings.environment,
+    tracing: settings.tracingEnabled,
+    metrics: settings.metricsEnabled,
+    otlpEndpoint: settings.otlpEndpoint,
+    sampleRatio: settings.traceSampleRatio,
+    logLevel: settings.logLevel,
+    logFormat: settings.logFormat,
+  };
+}
 
 function workspaceVersion(): string {
   const manifest: unknown = JSON.parse(readFileSync(join(projectRoot, 'package.json'), 'utf8'));
