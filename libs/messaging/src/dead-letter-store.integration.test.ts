@@ -372,3 +372,39 @@ describe('a topic with many dead letters', () => {
     ]);
   });
 });
+
+describe('a row that the broker refuses', () => {
+  const takeUpTo = async (bytes: number) => {
+    const admin = stack.kafka().admin();
+    await admin.connect();
+    const name = `${stack.topics.prefix}conversation.inbound`;
+    const configEntries = [{ name: 'max.message.bytes', value: String(bytes) }];
+    await admin.alterConfigs({ validateOnly: false, resources: [{ type: 2, name, configEntries }] });
+    await admin.disconnect();
+  };
+
+  it('is replayed as it was, once the broker takes it', async () => {
+    const session = newId();
+    await takeUpTo(100_000);
+    const message = inbound(session, 'x'.repeat(300_000));
+    await process.database.transaction((tx) => process.messaging.outbox.put(tx, [message]));
+    const [refused] = await waitFor(
+      () => list('acme', 'conversation.inbound'),
+      (found) => found.length === 1,
+      { label: 'the dead letter' },
+    );
+    expect(refused).toMatchObject({ reason: 'broker_refused', place: undefined, eventId: message.eventId });
+    await takeUpTo(1_048_576);
+    await replay({ id: refused?.id ?? '' });
+    const records = await waitFor(
+      async () => {
+        await relayOnce(process);
+        return recordsOf(session);
+      },
+      (found) => found.length === 1,
+      { label: 'the record' },
+    );
+    expect(records[0]?.headers.replay_of).toBe(message.eventId);
+    expect(JSON.parse(records[0]?.value ?? '')).toEqual(message.value);
+  });
+});
