@@ -1,4 +1,5 @@
 import { asFault, fault, isFault } from '@signalbox/faults/fault';
+import type { Counter } from '@signalbox/telemetry/telemetry';
 import { type HeldItem, type HeldLanes, type Lease, laneName } from './held-lanes.ts';
 import type { Claim, HeldLane, WorkItem, WorkQueue } from './queue.ts';
 import { defaultRetryRules, type RetryRules, retryDelayMs } from './retry-delay.ts';
@@ -46,16 +47,26 @@ export class LaneRuns {
   readonly #runs = new Map<string, Run>();
   /** Runs that ignore their signal and lost their lane for it. */
   readonly #stuck = new Set<Run>();
+  readonly #retryCount: Counter;
+  readonly #failCount: Counter;
   #stopping = false;
   #completed = 0;
   #failed = 0;
 
   constructor(parts: LaneRunsParts) {
-    const { retry, maxLost, ignoreMs } = parts.options;
+    const { retry, maxLost, ignoreMs, metrics } = parts.options;
     this.#parts = parts;
     this.#rules = { ...defaultRetryRules, ...retry };
     this.#maxLost = maxLost ?? defaultMaxLost;
     this.#ignoreMs = ignoreMs ?? defaultIgnoreMs;
+    this.#retryCount = metrics.counter('work_retries_total', {
+      help: 'Work that failed and runs again, by the code of its error.',
+      labels: ['queue', 'code'],
+    });
+    this.#failCount = metrics.counter('work_failed_total', {
+      help: 'Work that failed for good, by the code of its last error.',
+      labels: ['queue', 'code'],
+    });
   }
 
   get counts() {
@@ -128,13 +139,8 @@ export class LaneRuns {
    */
   async #waitFor(before: Run, signal: AbortSignal): Promise<void> {
     if (this.#stuck.has(before)) return;
-    let timer: NodeJS.Timeout | undefined;
-    const tooLong = new Promise<'too long'>((resolve) => {
-      timer = setTimeout(() => resolve('too long'), this.#ignoreMs);
-    });
-    const what = await Promise.race([before.over, aborted(signal), tooLong]);
-    clearTimeout(timer);
-    if (what === 'too long') this.#leaveStuck(before);
+    const inTime = await within(Promise.race([before.over, aborted(signal)]), this.#ignoreMs);
+    if (!inTime) this.#leaveStuck(before);
   }
 
   #leaveStuck(run: Run): void {
@@ -193,7 +199,9 @@ export class LaneRuns {
     }
     const fields = { ...fieldsOf({ item, fence: lease.fence }), delayMs: Math.round(delayMs) };
     options.log.warning('work.retried', { ...fields, error });
-    await queue.retry(options.database, item, lease, delayMs, asFault(error).code);
+    const { code } = asFault(error);
+    await queue.retry(options.database, item, lease, delayMs, code);
+    this.#retryCount.add(1, { queue: options.queueName, code });
     onDueIn(delayMs);
   }
 
@@ -203,6 +211,7 @@ export class LaneRuns {
     const { code, message } = asFault(error);
     options.log.error('work.failed', { ...fieldsOf({ item, fence: lease.fence }), error });
     this.#failed += 1;
+    this.#failCount.add(1, { queue: options.queueName, code });
     // A giveUp that itself leaves no outcome is not called for ever.
     const { giveUp } = options;
     if (giveUp !== undefined && (item.lost ?? 0) < 2 * this.#maxLost) {
@@ -218,4 +227,15 @@ export function aborted(signal: AbortSignal): Promise<void> {
     if (signal.aborted) resolve();
     else signal.addEventListener('abort', () => resolve(), { once: true });
   });
+}
+
+/** Whether it settled in time. Leaves no timer behind. */
+export async function within(settles: Promise<void>, ms: number): Promise<boolean> {
+  let timer: NodeJS.Timeout | undefined;
+  const tooLong = new Promise<false>((resolve) => {
+    timer = setTimeout(() => resolve(false), ms);
+  });
+  const inTime = await Promise.race([settles.then(() => true), tooLong]);
+  clearTimeout(timer);
+  return inTime;
 }

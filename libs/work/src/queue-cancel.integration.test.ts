@@ -1,27 +1,18 @@
 import { newId } from '@signalbox/contracts/ids';
 import { waitFor } from '@signalbox/testkit/wait';
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { createTestQueue, row, schema, type TestQueue } from '../test/test-queue.ts';
+import { describe, expect, test } from 'vitest';
+import { type ClaimOptions, first, holder, ownTestQueue, row, schema, terms } from '../test/test-queue.ts';
 import type { Claim, WorkRow } from './queue.ts';
 
-let own: TestQueue;
-beforeAll(async () => {
-  own = await createTestQueue();
-});
-afterAll(() => own.close());
-beforeEach(() => own.clear());
+const own = ownTestQueue();
 
-const terms = (owner: string, leaseMs = 5000) => ({ owner, leaseMs, formats: [1] });
-const claim = (owner: string, limit = 10, o: { leaseMs?: number; expired?: boolean } = {}) =>
-  own.queue.claim(terms(owner, o.leaseMs), limit, o.expired ?? false, '');
-const holder = (owner: string, { fence }: Claim) => ({ owner, fence });
 const asked = { by: 'u1', reason: 'changed my mind' };
 const cancel = (key: string, ids?: readonly string[], tenant = 'acme') =>
   own.queue.cancel(own.database, { tenant, key, cancel: asked, ...(ids === undefined ? {} : { ids }) });
 const result = ({ tenant, key, id }: WorkRow) => ({ tenant, key, id });
 
-async function claimed(owner: string, o: { leaseMs?: number } = {}): Promise<Claim> {
-  return own.first(await claim(owner, 1, o));
+async function claimed(owner: string, o: ClaimOptions = {}): Promise<Claim> {
+  return first(await own.claim(owner, 1, o));
 }
 
 test('what never ran ends at once, with who asked for it; the rest of the lane goes on', async () => {
@@ -39,7 +30,7 @@ test('what never ran ends at once, with who asked for it; the rest of the lane g
 test('a lane of which all is cancelled is no longer claimed, and takes new work', async () => {
   await own.queue.enqueue(own.database, [row('s1'), row('s1')]);
   expect(await cancel('s1')).toHaveLength(2);
-  expect(await claim(newId())).toEqual([]);
+  expect(await own.claim(newId())).toEqual([]);
   const next = row('s1');
   const taken = await own.queue.enqueueAndClaim(own.database, [next], 1, terms(newId()));
   expect(taken.claims).toMatchObject([{ item: { id: next.id, attempt: 1 } }]);
@@ -55,7 +46,7 @@ test('a repeated cancel, one of finished work, of another tenant or of nothing c
   expect(lanes).toEqual([]);
 
   const a = newId();
-  const claims = await claim(a);
+  const claims = await own.claim(a);
   expect([await cancel('s1'), await cancel('s2')].flat().map(({ was }) => was)).toEqual([
     'running',
     'running',
@@ -71,7 +62,7 @@ test('the heartbeat brings the cancel to the holder, and it is named with its it
   const work = row('s1');
   await own.queue.enqueue(own.database, [work, row('s2')]);
   const a = newId();
-  await claim(a);
+  await own.claim(a);
   await cancel('s1');
   const beats = await own.queue.heartbeat(a, 5000);
   expect(beats.find(({ key }) => key === 's1')).toMatchObject({ cancelled: { id: work.id, cancel: asked } });
@@ -83,7 +74,7 @@ describe('races', () => {
     const [done, ended] = [row('s1'), row('s2')];
     await own.queue.enqueue(own.database, [done, ended]);
     const a = newId();
-    const claims = await claim(a);
+    const claims = await own.claim(a);
     await cancel('s1');
     await cancel('s2');
     for (const each of claims) {
@@ -94,7 +85,7 @@ describe('races', () => {
     expect(await own.item(ended.id)).toMatchObject({ state: 'cancelled' });
     const again = await own.database.query(`SELECT ${schema}.work_requeue('acme', $1) AS yes`, [ended.id]);
     expect(again).toEqual([{ yes: false }]);
-    expect(await claim(a)).toEqual([]);
+    expect(await own.claim(a)).toEqual([]);
   });
 
   test('a cancel at the moment of the finish waits for it and finds nothing to cancel', async () => {
@@ -157,7 +148,7 @@ describe('races', () => {
       await own.queue.cancel(tx, { tenant: 'acme', key: 's1', cancel: asked });
       expect(await own.queue.claim(terms(newId()), 1, false, '')).toEqual([]);
     });
-    expect(await claim(newId())).toEqual([]);
+    expect(await own.claim(newId())).toEqual([]);
   });
 
   test('the holder stalls past its lease: who takes over is told with the claim', async () => {
@@ -166,9 +157,9 @@ describe('races', () => {
     const [a, b] = [newId(), newId()];
     const stalled = await claimed(a, { leaseMs: 1 });
     expect(await cancel('s1')).toEqual([{ id: work.id, was: 'running' }]);
-    const taken = own.first(
+    const taken = first(
       await waitFor(
-        () => claim(b, 1, { expired: true }),
+        () => own.claim(b, 1, { expired: true }),
         (claims) => claims.length === 1,
       ),
     );
@@ -181,13 +172,13 @@ describe('races', () => {
     const [one, two] = [row('s1'), row('s2')];
     await own.queue.enqueue(own.database, [one, two]);
     const a = newId();
-    const [first, second] = await claim(a);
-    if (first === undefined || second === undefined) throw new Error('two lanes were free');
-    await own.queue.retry(own.database, first.item, holder(a, first), 60_000, 'TIMEOUT');
-    expect(await cancel(first.item.key)).toEqual([{ id: first.item.id, was: 'idle' }]);
-    await cancel(second.item.key);
-    await own.queue.retry(own.database, second.item, holder(a, second), 60_000, 'TIMEOUT');
-    const again = await claim(a);
+    const [before, after] = await own.claim(a);
+    if (before === undefined || after === undefined) throw new Error('two lanes were free');
+    await own.queue.retry(own.database, before.item, holder(a, before), 60_000, 'TIMEOUT');
+    expect(await cancel(before.item.key)).toEqual([{ id: before.item.id, was: 'idle' }]);
+    await cancel(after.item.key);
+    await own.queue.retry(own.database, after.item, holder(a, after), 60_000, 'TIMEOUT');
+    const again = await own.claim(a);
     expect(again.map(({ item }) => item.cancel)).toEqual([asked, asked]);
   });
 

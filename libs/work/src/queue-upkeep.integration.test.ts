@@ -1,33 +1,45 @@
 import { newId } from '@signalbox/contracts/ids';
 import { sqlState } from '@signalbox/postgres/classify-error';
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { createTestQueue, row, schema, type TestQueue } from '../test/test-queue.ts';
-import type { Claim } from './queue.ts';
+import { describe, expect, test } from 'vitest';
+import { first, holder, ownTestQueue, queueNames, row, runSql, schema, terms } from '../test/test-queue.ts';
+import { queueCancelDownSql, queueCancelSql, queueSql } from './queue-migration.ts';
 
-let own: TestQueue;
-beforeAll(async () => {
-  own = await createTestQueue();
-});
-afterAll(() => own.close());
-beforeEach(async () => {
-  await own.owner.query(`DELETE FROM ${schema}.items`);
-  await own.owner.query(`DELETE FROM ${schema}.lanes`);
-});
+const own = ownTestQueue();
 
-const terms = (owner: string, leaseMs = 5000, formats = [1]) => ({ owner, leaseMs, formats });
-const claim = (owner: string, limit = 10, o: { leaseMs?: number; expired?: boolean; after?: string } = {}) =>
-  own.queue.claim(terms(owner, o.leaseMs), limit, o.expired ?? false, o.after ?? '');
-const holder = (owner: string, { fence }: Claim) => ({ owner, fence });
-function first(claims: readonly Claim[]): Claim {
-  const [found] = claims;
-  if (found === undefined) throw new Error('nothing was claimed');
-  return found;
-}
 describe('upkeep', () => {
+  test('load counts what a process could take or will; not what runs, ended, is parked or stands behind that', async () => {
+    const a = newId();
+    const [parked, cancelled] = [row('parked'), row('cancelled')];
+    const { claims } = await own.queue.enqueueAndClaim(own.database, [parked], 1, terms(a));
+    await own.queue.park(own.database, first(claims).item, holder(a, first(claims)), 1);
+    await own.queue.enqueue(own.database, [row('parked'), cancelled]);
+    await own.queue.cancel(own.database, { tenant: 'acme', key: 'cancelled', cancel: {} });
+    expect(await own.claim(a)).toEqual([]);
+    expect(await own.queue.load()).toEqual([]);
+
+    await own.queue.enqueueAndClaim(own.database, [row('runs')], 1, terms(a));
+    await own.queue.enqueue(own.database, [row('runs')]);
+    expect(await own.queue.load()).toEqual([{ tenant: 'acme', waiting: 1, oldestSeconds: 0 }]);
+
+    // A minute for which it was parked is none for which a process was missing.
+    await own.owner.query(`UPDATE ${schema}.items SET enqueued_at = enqueued_at - interval '1 minute'`);
+    await own.queue.resumeAndClaim(own.database, [parked], 0, terms(a));
+    const [resumed] = await own.queue.load();
+    expect(resumed).toMatchObject({ waiting: 3 });
+    expect(resumed?.oldestSeconds).toBeLessThan(10);
+    await own.owner.query(
+      `UPDATE ${schema}.lanes SET ready_at = ready_at - interval '1 minute' WHERE key = 'parked'`,
+    );
+    expect((await own.queue.load())[0]?.oldestSeconds).toBeGreaterThan(59);
+    // Ended by its next holder: until then it waits for one.
+    await own.queue.cancel(own.database, { tenant: 'acme', key: 'parked', ids: [parked.id], cancel: {} });
+    expect(await own.queue.load()).toMatchObject([{ waiting: 3 }]);
+  });
+
   test('load counts what waits; prune removes old rows and idle lanes; requeue gives a second chance', async () => {
     await own.queue.enqueue(own.database, [row('s1'), row('s1'), row('s2', 'globex')]);
     const a = newId();
-    const claims = await claim(a);
+    const claims = await own.claim(a);
     expect(await own.queue.load()).toMatchObject([{ tenant: 'acme', waiting: 1 }]);
     for (const each of claims) {
       await own.queue.finish(own.database, each.item, holder(a, each), 'failed', 'x');
@@ -42,17 +54,34 @@ describe('upkeep', () => {
     expect(await own.queue.prune(0, 100)).toBe(1);
     const lanes = await own.owner.query<{ key: string }>(`SELECT key FROM ${schema}.lanes`);
     expect(lanes.map((lane) => lane.key)).toEqual(['s1']);
-    expect(first(await claim(a)).item).toMatchObject({ id: failed.item.id, attempt: 2, retries: 0 });
+    expect(first(await own.claim(a)).item).toMatchObject({ id: failed.item.id, attempt: 2, retries: 0 });
   });
 
   test('the sweep finds a lane that nothing marks as ready', async () => {
     await own.queue.enqueue(own.database, [row('s1')]);
     await own.owner.query(`UPDATE ${schema}.lanes SET ready_at = NULL`);
-    expect(await claim(newId())).toEqual([]);
+    expect(await own.claim(newId())).toEqual([]);
     expect(await own.queue.sweep()).toBe(1);
     expect(await own.queue.sweep()).toBe(0);
-    expect(await claim(newId())).toHaveLength(1);
+    expect(await own.claim(newId())).toHaveLength(1);
   });
+});
+
+test('the migration that brought cancels can be taken back, and leaves the functions as they were', async () => {
+  const functions = () =>
+    own.owner.query<{ name: string; source: string }>(
+      `SELECT p.oid::regprocedure::text AS name, pg_get_functiondef(p.oid) AS source FROM pg_proc p
+       WHERE p.pronamespace = $1::regnamespace ORDER BY 1`,
+      [schema],
+    );
+  const after = await functions();
+  await runSql(own.owner, queueCancelDownSql(queueNames));
+  const before = await functions();
+  await runSql(own.owner, `DROP SCHEMA ${schema} CASCADE`);
+  await runSql(own.owner, queueSql(queueNames));
+  expect(await functions()).toEqual(before);
+  await runSql(own.owner, queueCancelSql(queueNames));
+  expect(await functions()).toEqual(after);
 });
 
 describe('rights', () => {

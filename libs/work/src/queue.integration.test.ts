@@ -3,43 +3,11 @@ import { isFault } from '@signalbox/faults/fault';
 import { sqlState } from '@signalbox/postgres/classify-error';
 import type { Queryable } from '@signalbox/postgres/database';
 import { waitFor } from '@signalbox/testkit/wait';
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { createTestQueue, row, schema, type TestQueue } from '../test/test-queue.ts';
+import { describe, expect, test } from 'vitest';
+import { first, holder, ownTestQueue, row, schema, terms } from '../test/test-queue.ts';
 import type { Claim } from './queue.ts';
 
-let own: TestQueue;
-beforeAll(async () => {
-  own = await createTestQueue();
-});
-afterAll(() => own.close());
-beforeEach(async () => {
-  await own.owner.query(`DELETE FROM ${schema}.items`);
-  await own.owner.query(`DELETE FROM ${schema}.lanes`);
-});
-
-const terms = (owner: string, leaseMs = 5000, formats = [1]) => ({ owner, leaseMs, formats });
-const claim = (owner: string, limit = 10, o: { leaseMs?: number; expired?: boolean; after?: string } = {}) =>
-  own.queue.claim(terms(owner, o.leaseMs), limit, o.expired ?? false, o.after ?? '');
-const holder = (owner: string, { fence }: Claim) => ({ owner, fence });
-function first(claims: readonly Claim[]): Claim {
-  const [found] = claims;
-  if (found === undefined) throw new Error('nothing was claimed');
-  return found;
-}
-const item = async (id: string) =>
-  (await own.owner.query<Record<string, unknown>>(`SELECT * FROM ${schema}.items WHERE id = $1`, [id]))[0] ??
-  {};
-
-async function waitForLockWait(): Promise<void> {
-  await waitFor(
-    () =>
-      own.owner.query(
-        `SELECT 1 FROM pg_stat_activity WHERE datname = $1 AND wait_event_type = 'Lock' AND state = 'active'`,
-        [own.owner.name],
-      ),
-    (rows) => rows.length > 0,
-  );
-}
+const own = ownTestQueue();
 
 /** Rows that the transaction has written so far, over all tables. */
 async function rowsWritten(tx: Queryable): Promise<number> {
@@ -56,13 +24,13 @@ describe('lanes', () => {
     expect(await own.queue.enqueue(own.database, [...rows, row('s2')])).toHaveLength(1);
 
     const [a, b] = [newId(), newId()];
-    const claims = await claim(a);
+    const claims = await own.claim(a);
     expect(claims.map((each) => each.item.id)).toEqual([rows[0]?.id, rows[2]?.id]);
-    expect(await claim(b)).toEqual([]);
+    expect(await own.claim(b)).toEqual([]);
 
     const one = first(claims);
     expect(await own.queue.finish(own.database, one.item, holder(a, one), 'done')).toBe(true);
-    const next = first(await claim(b));
+    const next = first(await own.claim(b));
     expect(next.item.id).toBe(rows[1]?.id);
     expect(next.fence).toBeGreaterThan(one.fence);
   });
@@ -71,7 +39,7 @@ describe('lanes', () => {
     const rows = Array.from({ length: 200 }, (_, index) => row(`s${index % 40}`));
     await own.queue.enqueue(own.database, rows);
     const owners = [newId(), newId(), newId()];
-    const taken = (await Promise.all(owners.map((owner) => claim(owner, 20)))).flat();
+    const taken = (await Promise.all(owners.map((owner) => own.claim(owner, 20)))).flat();
     expect(new Set(taken.map((each) => each.item.key)).size).toBe(taken.length);
     expect(taken.length).toBe(40);
   });
@@ -80,11 +48,11 @@ describe('lanes', () => {
     const [work] = [row('s1')];
     await own.queue.enqueue(own.database, [work]);
     const [a, b] = [newId(), newId()];
-    const stalled = first(await claim(a, 1, { leaseMs: 50 }));
+    const stalled = first(await own.claim(a, 1, { leaseMs: 50 }));
     expect(stalled.item.attempt).toBe(1);
     const taken = first(
       await waitFor(
-        () => claim(b, 1, { expired: true }),
+        () => own.claim(b, 1, { expired: true }),
         (claims) => claims.length === 1,
       ),
     );
@@ -108,36 +76,28 @@ describe('lanes', () => {
   test('an expired lease that nobody took is renewed by its owner, and then not taken', async () => {
     await own.queue.enqueue(own.database, [row('s1')]);
     const [a, b] = [newId(), newId()];
-    const mine = first(await claim(a, 1, { leaseMs: 1 }));
-    await waitFor(
-      () =>
-        own.owner.query<{ over: boolean }>(`SELECT until < clock_timestamp() AS over FROM ${schema}.lanes`),
-      ([lane]) => lane?.over === true,
-    );
+    const mine = first(await own.claim(a, 1, { leaseMs: 1 }));
+    await own.leaseOver();
     expect(await own.queue.heartbeat(a, 5000)).toMatchObject([{ fence: mine.fence, renewed: true }]);
-    expect(await claim(b, 1, { expired: true })).toEqual([]);
+    expect(await own.claim(b, 1, { expired: true })).toEqual([]);
     await own.queue.hold(own.database, mine.item, holder(a, mine));
   });
 
   test('without leave to take expired leases nobody takes one', async () => {
     await own.queue.enqueue(own.database, [row('s1')]);
-    await claim(newId(), 1, { leaseMs: 1 });
-    await waitFor(
-      () =>
-        own.owner.query<{ over: boolean }>(`SELECT until < clock_timestamp() AS over FROM ${schema}.lanes`),
-      ([lane]) => lane?.over === true,
-    );
-    expect(await claim(newId(), 1, { expired: false })).toEqual([]);
+    await own.claim(newId(), 1, { leaseMs: 1 });
+    await own.leaseOver();
+    expect(await own.claim(newId(), 1, { expired: false })).toEqual([]);
   });
 
   test('attempt counts takeovers, retries and hand-overs, not parking', async () => {
     const work = row('s1');
     await own.queue.enqueue(own.database, [work]);
     const a = newId();
-    const again = async () => first(await claim(a));
+    const again = async () => first(await own.claim(a));
     const one = await again();
     await own.queue.park(own.database, one.item, holder(a, one), 2);
-    expect(await claim(a)).toEqual([]);
+    expect(await own.claim(a)).toEqual([]);
     const result = { tenant: 'acme', key: 's1', id: work.id };
     const half = await own.queue.resumeAndClaim(own.database, [result], 1, terms(a));
     expect(half).toMatchObject({ resumed: [{ pending: 1 }], claims: [] });
@@ -152,17 +112,17 @@ describe('lanes', () => {
     const four = await again();
     expect(four.item).toMatchObject({ attempt: 3, retries: 1 });
     await own.queue.finish(own.database, four.item, holder(a, four), 'failed', 'why');
-    expect(await item(work.id)).toMatchObject({ state: 'failed', last_error: 'why', attempt: 3 });
+    expect(await own.item(work.id)).toMatchObject({ state: 'failed', last_error: 'why', attempt: 3 });
   });
 
   test('a parked item keeps its place: what came later waits behind it', async () => {
     const [work, later] = [row('s1'), row('s1')];
     await own.queue.enqueue(own.database, [work]);
     const a = newId();
-    const one = first(await claim(a));
+    const one = first(await own.claim(a));
     await own.queue.park(own.database, one.item, holder(a, one), 1);
     await own.queue.enqueue(own.database, [later]);
-    expect(await claim(a)).toEqual([]);
+    expect(await own.claim(a)).toEqual([]);
     const { claims } = await own.queue.resumeAndClaim(
       own.database,
       [{ tenant: 'acme', key: 's1', id: work.id }],
@@ -170,18 +130,18 @@ describe('lanes', () => {
       terms(a),
     );
     expect(claims).toEqual([]);
-    expect(first(await claim(a)).item.id).toBe(work.id);
+    expect(first(await own.claim(a)).item.id).toBe(work.id);
   });
 
   test('a retry holds its lane until it is due', async () => {
     await own.queue.enqueue(own.database, [row('s1'), row('s1')]);
     const a = newId();
-    const one = first(await claim(a));
+    const one = first(await own.claim(a));
     await own.queue.retry(own.database, one.item, holder(a, one), 200, 'TIMEOUT');
     const startedAt = performance.now();
     const again = first(
       await waitFor(
-        () => claim(a),
+        () => own.claim(a),
         (claims) => claims.length > 0,
       ),
     );
@@ -193,7 +153,7 @@ describe('lanes', () => {
     const newer = row('s1', 'acme', { format: 2 });
     await own.queue.enqueue(own.database, [newer]);
     await own.queue.enqueue(own.database, [row('s2')]);
-    expect((await claim(newId(), 1)).map((each) => each.item.key)).toEqual(['s2']);
+    expect((await own.claim(newId(), 1)).map((each) => each.item.key)).toEqual(['s2']);
     const knows = await waitFor(
       () => own.queue.claim(terms(newId(), 5000, [1, 2]), 5, false, ''),
       (claims) => claims.length > 0,
@@ -206,32 +166,32 @@ describe('release racing intake', () => {
   test('the intake waits for the release and then makes the lane ready', async () => {
     await own.queue.enqueue(own.database, [row('s1')]);
     const [a, b] = [newId(), newId()];
-    const one = first(await claim(a));
+    const one = first(await own.claim(a));
     const other = own.open();
     let enqueued: Promise<string[]> = Promise.resolve([]);
     await own.database.transaction(async (tx) => {
       // Nothing more in the lane as the release sees it; the row of the intake is not committed.
       expect(await own.queue.finish(tx, one.item, holder(a, one), 'done')).toBe(false);
       enqueued = own.queue.enqueue(other, [row('s1')]);
-      await waitForLockWait();
+      await own.lockWait();
     });
     await enqueued;
-    expect(await claim(b)).toHaveLength(1);
+    expect(await own.claim(b)).toHaveLength(1);
   });
 
   test('the release waits for the intake and sees its row', async () => {
     await own.queue.enqueue(own.database, [row('s1')]);
     const [a, b] = [newId(), newId()];
-    const one = first(await claim(a));
+    const one = first(await own.claim(a));
     const other = own.open();
     let finished: Promise<boolean> = Promise.resolve(false);
     await other.transaction(async (tx) => {
       await own.queue.enqueue(tx, [row('s1')]);
       finished = own.queue.finish(own.database, one.item, holder(a, one), 'done');
-      await waitForLockWait();
+      await own.lockWait();
     });
     expect(await finished).toBe(true);
-    expect(await claim(b)).toHaveLength(1);
+    expect(await own.claim(b)).toHaveLength(1);
   });
 });
 
@@ -255,16 +215,16 @@ describe('fairness', () => {
           claims.filter((each) => each.item.tenant === tenant).length,
         ]),
       );
-    expect(counts(await claim(a, 6))).toEqual({ big: 2, small: 2, tiny: 2 });
+    expect(counts(await own.claim(a, 6))).toEqual({ big: 2, small: 2, tiny: 2 });
     // One slot at a time, as when one run ends: each claim begins behind the tenant served last.
     const served: string[] = [];
     for (let turn = 0; turn < 4; turn += 1) {
-      const [next] = await claim(a, 1, { after: served.at(-1) ?? 'big' });
+      const [next] = await own.claim(a, 1, { after: served.at(-1) ?? 'big' });
       served.push(next?.item.tenant ?? 'nobody');
     }
     expect(served).toEqual(['small', 'tiny', 'big', 'big']);
     // What the small ones leave goes to the big one.
-    expect(counts(await claim(a, 10))).toEqual({ big: 10, small: 0, tiny: 0 });
+    expect(counts(await own.claim(a, 10))).toEqual({ big: 10, small: 0, tiny: 0 });
   });
 });
 
@@ -285,7 +245,7 @@ describe('enqueue and claim in one', () => {
     const { ids, claims } = await own.queue.enqueueAndClaim(own.database, rows, 2, terms(a));
     expect(ids.toSorted()).toEqual(rows.map((each) => each.id).toSorted());
     expect(claims.map((each) => each.item.id)).toEqual([rows[1]?.id, rows[3]?.id]);
-    expect((await claim(newId())).map((each) => each.item.key).sort()).toEqual(['s3', 'waiting']);
+    expect((await own.claim(newId())).map((each) => each.item.key).sort()).toEqual(['s3', 'waiting']);
     const repeat = await own.queue.enqueueAndClaim(own.database, rows, 2, terms(a));
     expect(repeat).toEqual({ ids: [], claims: [] });
     // A repeat of finished work does not take its lane.
@@ -303,8 +263,8 @@ describe('enqueue and claim in one', () => {
     const behind = row('s1');
     const waiting = await own.queue.enqueueAndClaim(own.database, [behind], 1, terms(b));
     expect(waiting).toEqual({ ids: [behind.id], claims: [] });
-    expect(await item(behind.id)).toMatchObject({ state: 'ready', attempt: 0, started_at: null });
-    expect(await claim(b)).toEqual([]);
+    expect(await own.item(behind.id)).toMatchObject({ state: 'ready', attempt: 0, started_at: null });
+    expect(await own.claim(b)).toEqual([]);
     const result = { tenant: parked.tenant, key: parked.key, id: parked.id };
     const resumed = await own.queue.resumeAndClaim(own.database, [result, result], 1, terms(b));
     expect(resumed.resumed.map(({ pending }) => pending)).toEqual([1, 0]);
@@ -315,7 +275,7 @@ describe('enqueue and claim in one', () => {
     });
     const last = first(resumed.claims);
     await own.queue.finish(own.database, last.item, holder(b, last), 'done');
-    expect(first(await claim(a)).item).toMatchObject({ id: behind.id, attempt: 1 });
+    expect(first(await own.claim(a)).item).toMatchObject({ id: behind.id, attempt: 1 });
   });
 
   test('an intake that waited for a lane in which something was parked meanwhile leaves it parked', async () => {
@@ -332,11 +292,11 @@ describe('enqueue and claim in one', () => {
       (found) => found.length > 0,
     );
     const second = own.queue.enqueueAndClaim(own.database, [two], 1, terms(b));
-    await waitForLockWait();
+    await own.lockWait();
     release.resolve();
     await parking;
     expect(await second).toEqual({ ids: [two.id], claims: [] });
-    expect(await claim(b)).toEqual([]);
+    expect(await own.claim(b)).toEqual([]);
   });
 
   test('an item that is claimed at once, parked, resumed and finished writes its row and its lane four times each', async () => {

@@ -37,12 +37,18 @@ export class Upkeep {
     const { metrics, queueName } = this.#options;
     const labels = { queue: queueName };
     const recent = () => this.#loadAt !== undefined && Date.now() - this.#loadAt < staleAfterMs;
-    metrics.gauge('work_waiting', { help: 'Work rows that wait for a process.', labels: ['queue'] }, () =>
-      recent() ? [{ value: this.#load.reduce((sum, each) => sum + each.waiting, 0), labels }] : undefined,
+    metrics.gauge(
+      'work_waiting',
+      {
+        help: 'Work rows that wait for a process or for their turn in a lane; not those behind a parked one.',
+        labels: ['queue'],
+      },
+      () =>
+        recent() ? [{ value: this.#load.reduce((sum, each) => sum + each.waiting, 0), labels }] : undefined,
     );
     metrics.gauge(
       'work_oldest_seconds',
-      { help: 'Age of the work row that has waited longest.', labels: ['queue'] },
+      { help: 'How long the lane that waits longest for a process has waited.', labels: ['queue'] },
       () =>
         recent()
           ? [{ value: this.#load.reduce((most, each) => Math.max(most, each.oldestSeconds), 0), labels }]

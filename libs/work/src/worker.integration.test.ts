@@ -1,67 +1,18 @@
 import { newId } from '@signalbox/contracts/ids';
 import { fault } from '@signalbox/faults/fault';
 import type { Database } from '@signalbox/postgres/database';
-import { silentLog, silentMetrics } from '@signalbox/telemetry/silent';
+import { startTelemetry } from '@signalbox/telemetry/telemetry';
 import { startFaultProxy } from '@signalbox/testkit/fault-proxy';
 import { sleep, waitFor } from '@signalbox/testkit/wait';
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
-import { createTestQueue, row, schema, type TestQueue } from '../test/test-queue.ts';
-import { type Lease, startWorker, type Worker, type WorkerOptions, type WorkItem } from './worker.ts';
+import { expect, test } from 'vitest';
+import { ownTestQueue, row, schema } from '../test/test-queue.ts';
+import { finish, keptLog, ownWorkers, untilAborted } from '../test/test-worker.ts';
+import type { Lease, Worker, WorkItem } from './worker.ts';
 
-let own: TestQueue;
-const running: Worker[] = [];
-beforeAll(async () => {
-  own = await createTestQueue();
-});
-afterAll(() => own.close());
-beforeEach(async () => {
-  await own.owner.query(`DELETE FROM ${schema}.items`);
-  await own.owner.query(`DELETE FROM ${schema}.lanes`);
-});
-afterEach(async () => {
-  await Promise.all(running.splice(0).map((worker) => worker.stop(AbortSignal.abort(), 500)));
-});
-
-function start(
-  database: Database,
-  run: (item: WorkItem, lease: Lease, worker: Worker) => Promise<void>,
-  more: Partial<WorkerOptions> = {},
-): Worker {
-  const worker: Worker = startWorker({
-    database,
-    schema,
-    owner: newId(),
-    maxActive: 16,
-    leaseMs: 3000,
-    heartbeatMs: 200,
-    formats: [1],
-    run: (item, lease) => run(item, lease, worker),
-    log: silentLog,
-    metrics: silentMetrics,
-    queueName: 'test',
-    ...more,
-  });
-  running.push(worker);
-  return worker;
-}
-
-const finish = (database: Database, item: WorkItem, lease: Lease, worker: Worker) =>
-  worker.queue.finish(database, item, lease, 'done').then(() => undefined);
-const states = async () =>
-  Object.fromEntries(
-    (
-      await own.owner.query<{ state: string; n: number }>(
-        `SELECT state, count(*)::int AS n FROM ${schema}.items GROUP BY state`,
-      )
-    ).map((each) => [each.state, each.n]),
-  );
+const own = ownTestQueue();
+const start = ownWorkers();
 const allDone = (count: number, timeoutMs = 30_000) =>
-  waitFor(states, (found) => found.done === count, { timeoutMs, label: `${count} done` });
-/** Ends with the lease. */
-const untilAborted = (lease: Lease) =>
-  new Promise<never>((_, reject) => {
-    lease.signal.addEventListener('abort', () => reject(lease.signal.reason), { once: true });
-  });
+  waitFor(own.states, (found) => found.done === count, { timeoutMs, label: `${count} done` });
 
 test('two owners race over 2000 items of 60 sessions: order kept, never two of a lane at once', async () => {
   const inLane = new Map<string, number>();
@@ -241,29 +192,59 @@ test('a run that ends without an outcome is run again as a new attempt', async (
   expect(attempts).toEqual([1, 2]);
 });
 
-test('failures are retried with their count, then given up visibly', async () => {
-  await own.queue.enqueue(own.database, [row('retried'), row('never')]);
+test('failures are retried with their count, then fail visibly: on the row, in the log, in the metrics', async () => {
+  const work = [row('retried'), row('never'), row('told')];
+  await own.queue.enqueue(own.database, work);
   const seen: string[] = [];
-  const gaveUp: string[] = [];
-  const worker = start(
-    own.database,
-    async (item) => {
-      seen.push(`${item.key} ${item.attempt}`);
-      throw item.key === 'never' ? fault('VALIDATION_ERROR', 'no') : new Error('a passing one');
-    },
-    {
-      retry: { baseDelayMs: 5, maxRetries: 2 },
-      giveUp: async (item, lease, error) => {
-        gaveUp.push(item.key);
-        await running[0]?.queue.finish(own.database, item, lease, 'failed', String(error));
-      },
-    },
-  );
-  await waitFor(states, (found) => found.failed === 2);
+  const { log, lines, count } = keptLog();
+  const { metrics, metricsText } = startTelemetry({
+    service: 'test',
+    version: '1',
+    environment: 'dev',
+    instanceId: 'i',
+    tracing: false,
+    metrics: true,
+    logLevel: 'CRITICAL',
+    logFormat: 'json',
+  });
+  const run = async (item: WorkItem) => {
+    seen.push(`${item.key} ${item.attempt}`);
+    throw item.key === 'never' ? fault('VALIDATION_ERROR', 'no') : new Error('a passing one');
+  };
+  const retry = { baseDelayMs: 5, maxRetries: 2 };
+  const worker = start(own.database, run, { retry, log, metrics });
+  await waitFor(own.states, (found) => found.failed === 3);
+  for (const key of ['retried', 'told']) {
+    expect(seen.filter((each) => each.startsWith(key))).toEqual([`${key} 1`, `${key} 2`, `${key} 3`]);
+  }
   expect(seen.filter((each) => each.startsWith('never'))).toEqual(['never 1']);
-  expect(seen.filter((each) => each.startsWith('retried'))).toEqual(['retried 1', 'retried 2', 'retried 3']);
-  expect(gaveUp.sort()).toEqual(['never', 'retried']);
-  expect(worker.detail()).toMatchObject({ status: 'ok', failed_total: 2, busy: 0 });
+  const errors = await Promise.all(work.map(({ id }) => own.item(id)));
+  expect(errors.map(({ last_error }) => last_error)).toEqual([
+    'INTERNAL_ERROR: an internal error occurred',
+    'VALIDATION_ERROR: no',
+    'INTERNAL_ERROR: an internal error occurred',
+  ]);
+  expect([count('work.retried'), count('work.failed')]).toEqual([4, 3]);
+  const failed = lines.find(({ event, key }) => event === 'work.failed' && key === 'never');
+  expect(failed).toMatchObject({ tenantId: 'acme', itemId: work[1]?.id, attempt: 1 });
+  const page = await metricsText();
+  expect(page).toContain('work_retries_total{queue="test",code="INTERNAL_ERROR",service="test"} 4');
+  expect(page).toContain('work_failed_total{queue="test",code="VALIDATION_ERROR",service="test"} 1');
+  expect(page).toContain('work_failed_total{queue="test",code="INTERNAL_ERROR",service="test"} 2');
+  expect(worker.detail()).toMatchObject({ status: 'ok', failed_total: 3, busy: 0 });
+});
+
+test('what gives an item up says so itself, once its tries are spent', async () => {
+  await own.queue.enqueue(own.database, [row('never')]);
+  const gaveUp: unknown[] = [];
+  start(own.database, () => Promise.reject(fault('VALIDATION_ERROR', 'no')), {
+    giveUp: async (item, lease, error) => {
+      gaveUp.push(error);
+      await own.queue.finish(own.database, item, lease, 'failed', 'told');
+    },
+  });
+  await waitFor(own.states, (found) => found.failed === 1);
+  expect(gaveUp).toMatchObject([{ code: 'VALIDATION_ERROR' }]);
 });
 
 test('stop waits for runs, then hands the rest over to a process that takes them at once', async () => {
@@ -280,7 +261,7 @@ test('stop waits for runs, then hands the rest over to a process that takes them
     (count) => count === 2,
   );
   await first.stop(AbortSignal.timeout(400));
-  expect(await states()).toEqual({ done: 1, ready: 1 });
+  expect(await own.states()).toEqual({ done: 1, ready: 1 });
   start(own.database, async (item, lease, worker) => {
     attempts.push(`${item.key} ${item.attempt}`);
     await finish(own.database, item, lease, worker);
@@ -298,7 +279,7 @@ test('results of parked items continue them right after the commit', async () =>
   });
   const work = row('s1');
   await own.database.transaction((tx) => worker.enqueue(tx, [work]));
-  await waitFor(states, (found) => found.parked === 1);
+  await waitFor(own.states, (found) => found.parked === 1);
   const result = { tenant: work.tenant, key: work.key, id: work.id };
   const first = await own.database.transaction((tx) => worker.resume(tx, [result]));
   expect(first).toEqual([{ id: work.id, pending: 1 }]);

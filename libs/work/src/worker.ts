@@ -4,7 +4,7 @@ import type { Logger, Metrics } from '@signalbox/telemetry/telemetry';
 import { Claims } from './claims.ts';
 import { Heartbeat } from './heartbeat.ts';
 import { expiryMarginMs, HeldLanes, type Lease } from './held-lanes.ts';
-import { aborted, defaultIgnoreMs, LaneRuns } from './lane-runs.ts';
+import { aborted, defaultIgnoreMs, LaneRuns, within } from './lane-runs.ts';
 import type {
   Cancelled,
   CancelRequest,
@@ -116,12 +116,15 @@ export interface Worker {
 }
 
 /** Starts to claim and run. Owns its timers; everything ends with `stop`. */
-export function startWorker(options: WorkerOptions): Worker {
+export function startWorker(
+  options: WorkerOptions,
+  queue: WorkQueue = workQueue(options.database, options.schema),
+): Worker {
   const heartbeatMs = options.heartbeatMs ?? 500;
   if (options.leaseMs < heartbeatMs * 4 || options.leaseMs <= expiryMarginMs * 4) {
     throw asFault(new Error(`leaseMs ${options.leaseMs} is less than four heartbeats`));
   }
-  return new LaneWorker(options, heartbeatMs);
+  return new LaneWorker(options, queue, heartbeatMs);
 }
 
 class LaneWorker implements Worker {
@@ -136,10 +139,10 @@ class LaneWorker implements Worker {
   readonly #retryTimers = new Set<NodeJS.Timeout>();
   #stopping = false;
 
-  constructor(options: WorkerOptions, heartbeatMs: number) {
-    const { database, schema, owner, leaseMs, formats, log } = options;
+  constructor(options: WorkerOptions, queue: WorkQueue, heartbeatMs: number) {
+    const { owner, leaseMs, formats, log } = options;
     this.#options = options;
-    this.queue = workQueue(database, schema);
+    this.queue = queue;
     this.#runs = new LaneRuns({
       options,
       queue: this.queue,
@@ -178,6 +181,11 @@ class LaneWorker implements Worker {
       'worker_last_heartbeat_timestamp',
       { help: 'Unix time of the last heartbeat that renewed this process’s leases.' },
       () => (this.#heartbeat.lastGoodAt === undefined ? undefined : this.#heartbeat.lastGoodAt / 1000),
+    );
+    options.metrics.gauge(
+      'work_stuck_runs',
+      { help: 'Runs that ignore their signal; each keeps a slot.', labels: ['queue'] },
+      () => [{ value: this.#runs.counts.stuck, labels: { queue: options.queueName } }],
     );
   }
 
@@ -258,7 +266,7 @@ class LaneWorker implements Worker {
     await Promise.race([this.#claims.stop(), aborted(signal)]);
     await Promise.race([this.#runs.settled(), aborted(signal)]);
     this.#held.endAll('stop');
-    await Promise.race([this.#runs.settled(), aborted(AbortSignal.timeout(graceMs))]);
+    await within(this.#runs.settled(), graceMs);
     if (this.#runs.size > 0) this.#options.log.error('work.stop_overran', { runs: this.#runs.size });
     await this.#heartbeat.stop();
     clearInterval(this.#expiry);

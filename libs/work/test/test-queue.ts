@@ -3,7 +3,15 @@ import { type Database, openDatabase } from '@signalbox/postgres/database';
 import { silentLog, silentMetrics } from '@signalbox/telemetry/silent';
 import { createTestDatabase, type TestDatabase } from '@signalbox/testkit/database';
 import { waitFor } from '@signalbox/testkit/wait';
-import { type Claim, type WorkQueue, type WorkRow, workQueue } from '../src/queue.ts';
+import { afterAll, beforeAll, beforeEach } from 'vitest';
+import {
+  type Claim,
+  type ClaimTerms,
+  type Holder,
+  type WorkQueue,
+  type WorkRow,
+  workQueue,
+} from '../src/queue.ts';
 import { queueCancelSql, queueSql } from '../src/queue-migration.ts';
 
 /** A queue of its own in a database of its own, seen as a service sees it. */
@@ -13,28 +21,34 @@ export interface TestQueue {
   readonly queue: WorkQueue;
   /** Another connection pool to the same queue, maybe through a proxy. */
   open(url?: string): Database;
-  /** Empties it. */
-  clear(): Promise<void>;
+  claim(owner: string, limit?: number, options?: ClaimOptions): Promise<Claim[]>;
   /** A work row as it stands. */
   item(id: string): Promise<Record<string, unknown>>;
-  /** The first claim; throws if there is none. */
-  first(claims: readonly Claim[]): Claim;
+  /** How many items are in each state. */
+  states(): Promise<Record<string, number>>;
   /** Resolves when some statement waits for another transaction's lock. */
   lockWait(): Promise<void>;
-  close(): Promise<void>;
+  /** Resolves when the one lease that there is has run out. */
+  leaseOver(): Promise<void>;
+}
+
+export interface ClaimOptions {
+  readonly leaseMs?: number;
+  readonly expired?: boolean;
+  readonly after?: string;
 }
 
 export const schema = 'work_test';
+export const queueNames = { schema, items: 'items', roles: ['signalbox_conversation_worker'] };
 
-export async function createTestQueue(): Promise<TestQueue> {
-  const owner = await createTestDatabase();
-  // One statement for the driver: DO runs the many of the migration.
-  const names = { schema, items: 'items', roles: ['signalbox_conversation_worker'] };
-  const sql = queueSql(names) + queueCancelSql(names);
-  await owner.query(`DO $do$ BEGIN EXECUTE $sql$${sql}$sql$; END; $do$`);
+/** Made before the first test of the file, emptied before each, dropped after the last. */
+export function ownTestQueue(): TestQueue {
+  let owner: TestDatabase;
+  let database: Database;
+  let queue: WorkQueue;
   const opened: Database[] = [];
   const open = (url = owner.url) => {
-    const database = openDatabase({
+    const pool = openDatabase({
       url,
       poolSize: 4,
       maxOverflow: 0,
@@ -44,45 +58,80 @@ export async function createTestQueue(): Promise<TestQueue> {
       log: silentLog,
       metrics: silentMetrics,
     });
-    opened.push(database);
-    return database;
+    opened.push(pool);
+    return pool;
   };
-  const database = open();
+  beforeAll(async () => {
+    owner = await createTestDatabase();
+    await runSql(owner, queueSql(queueNames) + queueCancelSql(queueNames));
+    database = open();
+    queue = workQueue(database, schema);
+  });
+  beforeEach(async () => {
+    await owner.query(`DELETE FROM ${schema}.items`);
+    await owner.query(`DELETE FROM ${schema}.lanes`);
+  });
+  afterAll(async () => {
+    await Promise.all(opened.map((each) => each.close()));
+    await owner.drop();
+  });
   return {
-    owner,
-    database,
-    queue: workQueue(database, schema),
-    open,
-    async clear() {
-      await owner.query(`DELETE FROM ${schema}.items`);
-      await owner.query(`DELETE FROM ${schema}.lanes`);
+    get owner() {
+      return owner;
     },
+    get database() {
+      return database;
+    },
+    get queue() {
+      return queue;
+    },
+    open,
+    claim: (id, limit = 10, { leaseMs, expired = false, after = '' } = {}) =>
+      queue.claim(terms(id, leaseMs), limit, expired, after),
     async item(id) {
-      const [found] = await owner.query<Record<string, unknown>>(
-        `SELECT * FROM ${schema}.items WHERE id = $1`,
-        [id],
-      );
+      const sql = `SELECT * FROM ${schema}.items WHERE id = $1`;
+      const [found] = await owner.query<Record<string, unknown>>(sql, [id]);
       return found ?? {};
     },
-    first([found]) {
-      if (found === undefined) throw new Error('nothing was claimed');
-      return found;
+    async states() {
+      const sql = `SELECT state, count(*)::int AS n FROM ${schema}.items GROUP BY state`;
+      const rows = await owner.query<{ state: string; n: number }>(sql);
+      return Object.fromEntries(rows.map(({ state, n }) => [state, n]));
     },
     async lockWait() {
+      const sql = `SELECT 1 FROM pg_stat_activity
+        WHERE datname = $1 AND wait_event_type = 'Lock' AND state = 'active'`;
       await waitFor(
-        () =>
-          owner.query(
-            `SELECT 1 FROM pg_stat_activity WHERE datname = $1 AND wait_event_type = 'Lock' AND state = 'active'`,
-            [owner.name],
-          ),
+        () => owner.query(sql, [owner.name]),
         (rows) => rows.length > 0,
       );
     },
-    async close() {
-      await Promise.all(opened.map((each) => each.close()));
-      await owner.drop();
+    async leaseOver() {
+      const sql = `SELECT until < clock_timestamp() AS over FROM ${schema}.lanes`;
+      await waitFor(
+        () => owner.query<{ over: boolean }>(sql),
+        ([lane]) => lane?.over === true,
+      );
     },
   };
+}
+
+/** One statement for the driver: DO runs the many of a migration. */
+export async function runSql(owner: TestDatabase, sql: string): Promise<void> {
+  await owner.query(`DO $do$ BEGIN EXECUTE $sql$${sql}$sql$; END; $do$`);
+}
+
+export const terms = (owner: string, leaseMs = 5000, formats: readonly number[] = [1]): ClaimTerms => ({
+  owner,
+  leaseMs,
+  formats,
+});
+
+export const holder = (owner: string, { fence }: Claim): Holder => ({ owner, fence });
+
+export function first([found]: readonly Claim[]): Claim {
+  if (found === undefined) throw new Error('nothing was claimed');
+  return found;
 }
 
 export function row(key: string, tenant = 'acme', more: Partial<WorkRow> = {}): WorkRow {

@@ -2,7 +2,7 @@ import type { QueueNames } from '../queue-migration.ts';
 import { claimedColumns, definer, inner } from './tables.ts';
 
 /**
- * Functions of the first migration that know of cancelled items and count lost tries since the second one. Only what
+ * Functions of the first migration that know of cancelled items and lost tries, and of who waits for what, since the second one. Only what
  * differs is commented here; the rest stands above the function of the same name in `claim.ts`, `outcome.ts`, `upkeep.ts`.
  */
 export function replacedSql({ schema, items }: QueueNames): string {
@@ -97,6 +97,19 @@ BEGIN
   WHERE i.tenant = p_tenant AND i.key = p_key AND i.finished_at IS NULL AND i.state = 'running';
   RETURN ${schema}.work_free(p_tenant, p_key);
 END;
+$$;
+
+-- By tenant: rows that wait for a process or for their turn in a lane that moves, and for how long the lane that waits
+-- longest could have been claimed. What stands behind a parked row waits for results, which no process more brings; an
+-- item that goes on after them, or after a retry, is as old as its lane's being ready, not as its message.
+CREATE OR REPLACE FUNCTION ${schema}.work_load()
+RETURNS TABLE (tenant text, waiting bigint, oldest_seconds double precision)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT i.tenant::text, count(*), coalesce(extract(epoch FROM clock_timestamp() - min(l.ready_at)
+    FILTER (WHERE l.owner IS NULL AND l.ready_at <= statement_timestamp())), 0)::double precision
+  FROM ${work} i JOIN ${lanes} l ON l.tenant = i.tenant AND l.key = i.key
+  WHERE i.finished_at IS NULL AND i.state = 'ready' AND (l.owner IS NOT NULL OR l.ready_at IS NOT NULL)
+  GROUP BY i.tenant;
 $$;
 
 -- Not of an item whose end was asked for, also when it failed before that took effect. Its lost tries are forgiven.
