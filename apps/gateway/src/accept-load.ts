@@ -1,12 +1,18 @@
 import { asFault, type Fault, fault } from '@signalbox/faults/fault';
 
 export interface AcceptLoad {
-  /** Throws OUTBOX_FULL or TENANT_BUSY; answers at once, from the last count. */
-  admit(tenant: string): void;
-  /** Counts a message that was stored. */
-  accepted(tenant: string): void;
+  /**
+   * A place for one message on its way in, to be given back when it is known whether it was stored. Throws OUTBOX_FULL or
+   * TENANT_BUSY; answers at once, from the last count.
+   */
+  admit(tenant: string): Place;
   /** Counts anew now; a timer of the caller does it otherwise. Never throws: the old counts hold while it cannot. */
   refresh(): Promise<void>;
+}
+
+export interface Place {
+  /** The message was stored (it counts until the database counts it) or it was not. Call it once. */
+  settle(stored: boolean): void;
 }
 
 export interface AcceptLoadOptions {
@@ -24,6 +30,8 @@ interface TenantLoad {
   counted: number;
   /** Accepted here since that count began; those of other replicas are seen at the next. */
   since: number;
+  /** Admitted here and not settled: a burst that comes while statements are slow must not pass the bound. */
+  pending: number;
   usedAt: number;
 }
 
@@ -33,7 +41,7 @@ const forgetMs = 60_000;
 /**
  * The two bounds at the door (delivery rules 8, 16): rows that wait for the broker, and turns of a tenant that wait or run.
  * A count a request would cost more than the accept itself, so the database counts a few times a second, and what this
- * replica accepts in between is added. R replicas overshoot by what R − 1 of them take in one refresh.
+ * replica accepts or has under way in between is added. R replicas overshoot by what R − 1 of them take in one refresh.
  */
 export function createAcceptLoad(options: AcceptLoadOptions): AcceptLoad {
   const { maxOpenTurns, isOutboxFull, countOpenTurns, onFailure, now = () => performance.now() } = options;
@@ -43,7 +51,7 @@ export function createAcceptLoad(options: AcceptLoadOptions): AcceptLoad {
   function loadOf(tenant: string): TenantLoad {
     let load = tenants.get(tenant);
     if (load === undefined) {
-      load = { counted: 0, since: 0, usedAt: now() };
+      load = { counted: 0, since: 0, pending: 0, usedAt: now() };
       tenants.set(tenant, load);
     }
     load.usedAt = now();
@@ -51,7 +59,9 @@ export function createAcceptLoad(options: AcceptLoadOptions): AcceptLoad {
   }
 
   async function count(): Promise<void> {
-    for (const [tenant, load] of tenants) if (now() - load.usedAt > forgetMs) tenants.delete(tenant);
+    for (const [tenant, load] of tenants) {
+      if (load.pending === 0 && now() - load.usedAt > forgetMs) tenants.delete(tenant);
+    }
     const before = [...tenants].map(([tenant, load]) => ({ tenant, load, since: load.since }));
     if (before.length === 0) return;
     try {
@@ -72,14 +82,18 @@ export function createAcceptLoad(options: AcceptLoadOptions): AcceptLoad {
     admit(tenant) {
       if (isOutboxFull()) throw outboxFull();
       const load = loadOf(tenant);
-      if (load.counted + load.since >= maxOpenTurns) {
+      if (load.counted + load.since + load.pending >= maxOpenTurns) {
         throw fault('TENANT_BUSY', `${maxOpenTurns} turns of this tenant wait or run`, {
           retryAfterMs: 1000,
         });
       }
-    },
-    accepted(tenant) {
-      loadOf(tenant).since += 1;
+      load.pending += 1;
+      return {
+        settle(stored) {
+          load.pending -= 1;
+          if (stored) load.since += 1;
+        },
+      };
     },
     refresh() {
       refreshing ??= count().finally(() => {

@@ -5,7 +5,7 @@ import { sessionKey } from '@signalbox/contracts/keys';
 import { fault } from '@signalbox/faults/fault';
 import { failPoint } from '@signalbox/lifecycle/fail-point';
 import { type OutgoingMessage, toRecord } from '@signalbox/messaging/outgoing';
-import type { AcceptLoad } from './accept-load.ts';
+import type { AcceptLoad, Place } from './accept-load.ts';
 import type { AcceptOutcome, AcceptRow, MessageIds, StoredAnswer } from './accept-store.ts';
 import { keyReused } from './idempotency-store.ts';
 import type { PersonaCache } from './persona-cache.ts';
@@ -108,14 +108,21 @@ export function createAcceptMessage(options: AcceptMessageOptions) {
   }
 
   return async (posted: PostedMessage): Promise<AcceptedMessage> => {
+    let place: Place;
     try {
-      load.admit(posted.tenant);
+      place = load.admit(posted.tenant);
     } catch (refusal) {
       // A repeat adds no load, and its client must not be left to wonder whether the first try went through.
       return await storedAnswer(posted, refusal);
     }
-    const outcome = await store(await rowOf(posted));
-    if (outcome.kind === 'accepted') load.accepted(posted.tenant);
+    let stored = false;
+    let outcome: AcceptOutcome;
+    try {
+      outcome = await store(await rowOf(posted));
+      stored = outcome.kind === 'accepted';
+    } finally {
+      place.settle(stored);
+    }
     failPoint('accept.committed');
     return answer(outcome);
   };
