@@ -51,6 +51,8 @@ export interface Cluster extends AsyncDisposable {
   replica(name: string): Replica;
   /** Heals all cuts, starts what does not run and waits until all are ready. */
   mend(settings?: Readonly<Record<string, string>>): Promise<void>;
+  /** What is left to do, and what each replica warned of since a time: for the message of a test that failed. */
+  told(since: Date): Promise<string>;
   /** Waits until no outbox row, no waiting or running work and no open turn is left. */
   settle(timeoutMs?: number): Promise<void>;
   close(): Promise<void>;
@@ -186,6 +188,7 @@ async function start(
       return found;
     },
     mend,
+    told: (since) => told(database, replicas, since),
     settle: (timeoutMs = 30_000) => settle(database, timeoutMs),
     close,
     [Symbol.asyncDispose]: close,
@@ -226,17 +229,36 @@ interface Left {
   readonly open: string;
 }
 
+async function whatIsLeft(database: TestDatabase): Promise<Left | undefined> {
+  const [left] = await database.query<Left>(
+    `select (select count(*) from messaging.outbox) outbox,
+            (select count(*) from conversation_worker.turns where finished_at is null) turns,
+            (select count(*) from tool_executor.calls where finished_at is null) calls,
+            (select count(*) from gateway.messages where ended_at is null) open`,
+  );
+  return left;
+}
+
+const warned = new Set(['WARNING', 'ERROR', 'CRITICAL']);
+
+async function told(database: TestDatabase, replicas: readonly Replica[], since: Date): Promise<string> {
+  const left = await whatIsLeft(database).catch(String);
+  const lines = replicas.flatMap(({ name, running, logs }) => {
+    const own = logs.filter(
+      ({ level, timestamp }) => warned.has(level) && String(timestamp) >= since.toISOString(),
+    );
+    const shown = own.slice(-12).map((record) => {
+      const { timestamp, level, event, error_message: why, topic, partition } = record;
+      return `  ${timestamp} ${level} ${event} ${[why, topic, partition].filter((each) => each !== undefined).join(' ')}`;
+    });
+    return [`${name}${running ? '' : ' (dead)'}: ${own.length} warnings`, ...shown];
+  });
+  return [`left: ${JSON.stringify(left)}`, ...lines].join('\n');
+}
+
 async function settle(database: TestDatabase, timeoutMs: number): Promise<void> {
   await waitFor(
-    async () => {
-      const [left] = await database.query<Left>(
-        `select (select count(*) from messaging.outbox) outbox,
-                (select count(*) from conversation_worker.turns where finished_at is null) turns,
-                (select count(*) from tool_executor.calls where finished_at is null) calls,
-                (select count(*) from gateway.messages where ended_at is null) open`,
-      );
-      return left;
-    },
+    () => whatIsLeft(database),
     (left) => left !== undefined && Object.values(left).every((count) => Number(count) === 0),
     { timeoutMs, intervalMs: 100, label: 'nothing left to do' },
   );
