@@ -1,4 +1,5 @@
 import { createKey, createTenant } from '@signalbox/identity/create-key';
+import type { Scope } from '@signalbox/identity/scopes';
 import { openDatabase, type Transaction } from '@signalbox/postgres/database';
 import { silentLog, silentMetrics } from '@signalbox/telemetry/silent';
 import type { Progress } from './progress.ts';
@@ -51,7 +52,8 @@ async function seedTools(tx: Transaction, tenant: string): Promise<number> {
 
 async function seedTenant(tx: Transaction, { tenant, name, key }: SeededTenant): Promise<number> {
   const tenantMade = await createTenant(tx, tenant, name);
-  const keyMade = await createKey(tx, { tenant, text: key, name: 'development' });
+  const scopes: Scope[] = ['dlq:read', 'dlq:write'];
+  const keyMade = await createKey(tx, { tenant, text: key, name: 'development', scopes });
   const personas = await seedPersonas(tx, tenant);
   const profiles = await seedProfiles(tx, tenant);
   const tools = await seedTools(tx, tenant);

@@ -8,6 +8,7 @@ import { createServer, portOf } from '@signalbox/http/server';
 import { createApiKeys } from '@signalbox/identity/api-keys';
 import { authProbe } from '@signalbox/identity/probe';
 import { runMain } from '@signalbox/lifecycle/lifecycle';
+import { deadLetters } from '@signalbox/messaging/dead-letters';
 import { openMessaging } from '@signalbox/messaging/messaging';
 import { openDatabase } from '@signalbox/postgres/database';
 import { expectedMigrations } from '@signalbox/postgres/schema-version';
@@ -18,6 +19,7 @@ import { superviseService } from '@signalbox/telemetry/service';
 import { startTelemetry } from '@signalbox/telemetry/telemetry';
 import { createAcceptService } from './accept-service.ts';
 import { actionRoutes } from './action-routes.ts';
+import { deadLetterRoutes } from './dead-letter-routes.ts';
 import { messageRoutes } from './message-routes.ts';
 import { pruneForever } from './prune.ts';
 import { requireCaller } from './request-caller.ts';
@@ -111,6 +113,7 @@ await runMain(async (lifecycle) => {
         { name: 'chat', description: 'Messages in, event streams out.' },
         { name: 'sessions', description: 'What was said, as pages.' },
         { name: 'tools', description: 'What agents may call.' },
+        { name: 'operations', description: 'What could not be handled, and what to do with it.' },
       ],
     },
   });
@@ -153,6 +156,7 @@ await runMain(async (lifecycle) => {
       open,
     });
     sessionRoutes(api, database);
+    deadLetterRoutes(api, { letters: deadLetters(database, log), writes, source: service });
   });
 
   board.start();

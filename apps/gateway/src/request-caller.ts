@@ -8,6 +8,7 @@ import type { Counter, Logger } from '@signalbox/telemetry/telemetry';
 export interface Caller {
   readonly tenant: string;
   readonly keyId: string;
+  readonly scopes: readonly string[];
 }
 
 export interface CallerOptions {

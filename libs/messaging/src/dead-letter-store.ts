@@ -69,6 +69,8 @@ export interface ReplayOrder extends DeadLetterRef {
   /** The service that replays, for the header `ce_source`. */
   readonly source: string;
   readonly correction?: Correction | undefined;
+  /** The trace of who asks; the active span's when it is left out. */
+  readonly traceparent?: string | undefined;
 }
 
 export interface Replayed {
@@ -179,6 +181,7 @@ export function deadLetters(database: Database, log: Logger): DeadLetters {
       const failed = parseTraceparent(letter.traceparent ?? undefined);
       const span = startSpan(`replay ${topic}`, {
         kind: 'producer',
+        parent: order.traceparent,
         ...(failed === undefined ? {} : { links: [failed] }),
         attributes: {
           'messaging.system': 'kafka',
