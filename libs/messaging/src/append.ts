@@ -5,6 +5,7 @@ import type { Logger } from '@signalbox/telemetry/telemetry';
 import { fileDeadLetter } from './dead-letters.ts';
 import type { IntakeRecord, RecordHead } from './decode-record.ts';
 import type { BatchOutcome, BatchProcessor, FetchedBatch } from './fetched-batch.ts';
+import { HandlerBound } from './handler-bound.ts';
 import { declares } from './intake.ts';
 import type { MessagingMetrics } from './messaging-metrics.ts';
 import type { Outbox } from './outbox.ts';
@@ -33,34 +34,13 @@ export interface AppendOptions {
   readonly metrics: MessagingMetrics;
 }
 
-const handlerMs = 4_000;
 const buryMs = 3_000;
 
 /** The runner without a transaction: partitions beside each other, each strictly in offset order. */
 export function createAppend(options: AppendOptions): BatchProcessor {
   const { topic, maxBatch, log, metrics } = options;
-  /** Handlers that did not end in time, by partition: nothing else of the partition is appended beside them. */
-  const stragglers = new Map<number, Promise<void>>();
-
-  async function bounded(partition: number, run: (signal: AbortSignal) => Promise<void>): Promise<void> {
-    if (stragglers.has(partition)) throw fault('TIMEOUT', 'an earlier handler still runs');
-    const controller = new AbortController();
-    let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<'late'>((resolve) => {
-      timer = setTimeout(() => resolve('late'), handlerMs);
-    });
-    const running = run(controller.signal);
-    try {
-      if ((await Promise.race([running, late])) !== 'late') return;
-    } finally {
-      clearTimeout(timer);
-    }
-    controller.abort();
-    log.error('consumer.handler_hangs', { topic, partition, afterMs: handlerMs });
-    const over = running.catch(() => undefined).finally(() => stragglers.delete(partition));
-    stragglers.set(partition, over);
-    throw fault('TIMEOUT', 'the handler did not end in time');
-  }
+  /** By partition: nothing else of a partition is appended beside a handler that is late. */
+  const bound = new HandlerBound(topic, log);
 
   async function append(partition: number, items: readonly Item[]): Promise<void> {
     for (const item of items) item.attempts += 1;
@@ -69,7 +49,7 @@ export function createAppend(options: AppendOptions): BatchProcessor {
       throw fault('POISON_RECORD', 'poison', { details: { offset: bad.raw.offset } });
     if (bad !== undefined) throw fault('POISON_RECORD', 'poison');
     const records = items.flatMap(({ content }) => (content.kind === 'record' ? [content.record] : []));
-    if (records.length > 0) await bounded(partition, (signal) => options.handler(records, { signal }));
+    if (records.length > 0) await bound.run(partition, (signal) => options.handler(records, { signal }));
     for (const item of items) endSpan(item);
   }
 
@@ -92,7 +72,7 @@ export function createAppend(options: AppendOptions): BatchProcessor {
     endSpan(item, error);
   }
 
-  return async (batch: FetchedBatch): Promise<BatchOutcome> => {
+  async function process(batch: FetchedBatch): Promise<BatchOutcome> {
     for (let at = 0; at < batch.records.length; at += maxBatch) {
       if (!batch.isCurrent() || (at > 0 && !(await batch.heartbeat()))) break;
       const startedAt = performance.now();
@@ -123,5 +103,12 @@ export function createAppend(options: AppendOptions): BatchProcessor {
       }
     }
     return { kind: 'done' };
+  }
+
+  return {
+    process,
+    get hangingSince() {
+      return bound.hangingSince;
+    },
   };
 }

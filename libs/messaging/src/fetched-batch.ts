@@ -18,5 +18,10 @@ export interface FetchedBatch {
  */
 export type BatchOutcome = { readonly kind: 'done' } | { readonly kind: 'away'; readonly error: unknown };
 
-/** Handles the batches of a subscription. Never throws; returns within seconds whatever happens. */
-export type BatchProcessor = (batch: FetchedBatch) => Promise<BatchOutcome>;
+/** Handles the batches of a subscription. */
+export interface BatchProcessor {
+  /** Never throws; returns within seconds whatever happens. */
+  process(batch: FetchedBatch): Promise<BatchOutcome>;
+  /** Since when a handler hangs that nobody waits for any more (monotonic milliseconds); undefined while none does. */
+  readonly hangingSince: number | undefined;
+}

@@ -1,5 +1,5 @@
 import type { SourceTopicName } from '@signalbox/contracts/topics';
-import { asFault, fault } from '@signalbox/faults/fault';
+import { asFault } from '@signalbox/faults/fault';
 import { failPoint } from '@signalbox/lifecycle/fail-point';
 import type { Database, Transaction } from '@signalbox/postgres/database';
 import type { Logger } from '@signalbox/telemetry/telemetry';
@@ -7,6 +7,7 @@ import { inSpan } from '@signalbox/telemetry/trace';
 import { fileDeadLetter } from './dead-letters.ts';
 import type { IntakeRecord, RecordHead } from './decode-record.ts';
 import type { BatchOutcome, BatchProcessor, FetchedBatch } from './fetched-batch.ts';
+import { HandlerBound } from './handler-bound.ts';
 import { enterInbox } from './inbox.ts';
 import type { MessagingMetrics } from './messaging-metrics.ts';
 import type { Outbox } from './outbox.ts';
@@ -55,9 +56,10 @@ interface Job {
   readonly resolve: (outcome: BatchOutcome) => void;
 }
 
-/** Bound of one transaction, under the session timeout with room for the dead letter after it. */
+/** Bound of one transaction, under that of a handler. */
 const transactionMs = 3_000;
-const handlerMs = 4_000;
+/** All partitions share it, for they share their transactions. */
+const lane = 0;
 
 /**
  * The runner with a transaction. What kafkajs fetched together from several partitions is handled together: one commit
@@ -67,7 +69,7 @@ export function createIntake(options: IntakeOptions): BatchProcessor {
   const { topic, maxBatch, log, metrics } = options;
   const jobs: Job[] = [];
   let pumping = false;
-  let straggler: Promise<unknown> | undefined;
+  const bound = new HandlerBound(topic, log);
 
   async function pump(): Promise<void> {
     while (jobs.length > 0) {
@@ -117,8 +119,8 @@ export function createIntake(options: IntakeOptions): BatchProcessor {
       await settleInOrder(
         round.map(({ item }) => item),
         {
-          handle: (items) => bounded(() => handleTogether(options, items)),
-          bury: (item, error) => bounded(() => bury(options, item, error)),
+          handle: (items) => bound.run(lane, (signal) => handleTogether(options, items, signal)),
+          bury: (item, error) => bound.run(lane, () => bury(options, item, error)),
           isDeclared: (item, error) => declares(error, item),
         },
         settled,
@@ -131,40 +133,14 @@ export function createIntake(options: IntakeOptions): BatchProcessor {
     }
   }
 
-  /**
-   * The runner waits for `handlerMs` and not longer: kafkajs neither heartbeats nor stops while a handler hangs (issues
-   * 571, 1720). What still runs then must end before anything of this subscription is handled again, or two
-   * transactions would handle the same records side by side.
-   */
-  async function bounded(run: () => Promise<void>): Promise<void> {
-    if (straggler !== undefined) throw fault('TIMEOUT', 'an earlier handler still runs');
-    let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<'late'>((resolve) => {
-      timer = setTimeout(() => resolve('late'), handlerMs);
-    });
-    const running = run();
-    try {
-      if ((await Promise.race([running, late])) !== 'late') return;
-    } finally {
-      clearTimeout(timer);
-    }
-    log.error('consumer.handler_hangs', { topic, afterMs: handlerMs });
-    straggler = running
-      .catch(() => undefined)
-      .finally(() => {
-        straggler = undefined;
-      });
-    throw fault('TIMEOUT', 'the handler did not end in time');
-  }
-
   function end(job: Job, outcome: BatchOutcome): void {
     const at = jobs.indexOf(job);
     if (at >= 0) jobs.splice(at, 1);
     job.resolve(outcome);
   }
 
-  return (batch) =>
-    new Promise<BatchOutcome>((resolve) => {
+  function process(batch: FetchedBatch): Promise<BatchOutcome> {
+    return new Promise((resolve) => {
       jobs.push({ batch, next: 0, resolve });
       if (pumping) return;
       pumping = true;
@@ -177,16 +153,29 @@ export function createIntake(options: IntakeOptions): BatchProcessor {
         });
       });
     });
+  }
+
+  return {
+    process,
+    get hangingSince() {
+      return bound.hangingSince;
+    },
+  };
 }
 
 /** Begin → inbox → handler → outbox → commit, for all items at once; poison found by decoding is buried with them. */
-async function handleTogether(options: IntakeOptions, items: readonly Item[]): Promise<void> {
+async function handleTogether(
+  options: IntakeOptions,
+  items: readonly Item[],
+  late: AbortSignal,
+): Promise<void> {
   const { database, outbox, topic, group, consumer, metrics } = options;
   for (const item of items) item.attempts += 1;
   const records = items.flatMap(({ content }) => (content.kind === 'record' ? [content.record] : []));
   const poisoned = items.filter(({ content }) => content.kind === 'poison');
   if (records.length > 0 || poisoned.length > 0) {
     const controller = new AbortController();
+    const signal = AbortSignal.any([controller.signal, late]);
     let duplicates = 0;
     try {
       await database.transaction(
@@ -201,7 +190,7 @@ async function handleTogether(options: IntakeOptions, items: readonly Item[]): P
           }
           if (fresh.length > 0) {
             const context = {
-              signal: controller.signal,
+              signal,
               duplicates: (count: number) => (duplicates += count),
             };
             const [first] = items;
@@ -211,6 +200,8 @@ async function handleTogether(options: IntakeOptions, items: readonly Item[]): P
             for (const message of answer ?? []) messages.push(continued(message, fresh));
           }
           await outbox.put(tx, messages);
+          // Not after the transaction: what it throws would be taken for an error of the handler.
+          if (options.onCommitted !== undefined) tx.afterCommit(options.onCommitted);
         },
         { timeoutMs: transactionMs },
       );
@@ -226,7 +217,6 @@ async function handleTogether(options: IntakeOptions, items: readonly Item[]): P
         options.log.error('consumer.dead_letter', { topic, offset: raw.offset.toString(), reason });
       }
     }
-    options.onCommitted?.();
   }
   for (const item of items) endSpan(item);
 }

@@ -143,6 +143,10 @@ export function openMessaging(options: MessagingOptions): Messaging {
     ),
   ];
   const consumers: Consumer[] = [];
+  /** Ends the process through a main loop that fails: it drains and exits 70, and its supervisor starts it anew. */
+  const beyondHelp = Promise.withResolvers<never>();
+  const giveUp = (reason: string) => beyondHelp.reject(fault('INTERNAL_ERROR', reason));
+  beyondHelp.promise.catch(() => undefined);
   const ownTopics = new Set<TopicName>(options.topics ?? []);
 
   function open(subscribing: Subscribing, createProcessor: (group: string) => BatchProcessor): Consumer {
@@ -156,7 +160,7 @@ export function openMessaging(options: MessagingOptions): Messaging {
       topic,
       group,
       clientId: `${clientId}-${topic}`,
-      process: createProcessor(group),
+      processor: createProcessor(group),
       onAssigned: subscribing.onAssigned,
       onRevoked: subscribing.onRevoked,
       guard,
@@ -164,8 +168,11 @@ export function openMessaging(options: MessagingOptions): Messaging {
       log,
       metrics,
       gauges: options.metrics,
-      giveUp: (reason) => void lifecycle?.stop(reason),
+      giveUp,
     });
+    if (consumers.length === 0) {
+      lifecycle?.background('consumers', (signal) => Promise.race([beyondHelp.promise, aborted(signal)]));
+    }
     consumers.push(consumer);
     lifecycle?.onStop({
       name: `consumer ${topic}`,
@@ -266,6 +273,10 @@ export function openMessaging(options: MessagingOptions): Messaging {
       await closeClients();
     },
   };
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => signal.addEventListener('abort', () => resolve(), { once: true }));
 }
 
 export type { Producer };

@@ -5,9 +5,9 @@ import type { Logger, Metrics } from '@signalbox/telemetry/telemetry';
 import type { BusClient, Member } from './bus-client.ts';
 import type { ClusterGuard } from './cluster-guard.ts';
 import type { BatchProcessor } from './fetched-batch.ts';
-
 import type { MessagingMetrics } from './messaging-metrics.ts';
 import type { KafkaSettings } from './messaging-settings.ts';
+import { RebuildBudget } from './rebuild-budget.ts';
 import { judgeMember, type MemberHealth } from './watchdog.ts';
 
 /** A running consumer as its service sees it. */
@@ -20,7 +20,7 @@ export interface Consumer {
   seek(partition: number, offset: bigint): boolean;
   /** Seeks every assigned partition to its first record at or after that time. Resolves with the partitions that moved. */
   seekToTime(timestampMs: number): Promise<number[]>;
-  /** Throws KAFKA_UNAVAILABLE when it is not a live member of its group. For probes. */
+  /** Throws KAFKA_UNAVAILABLE when it is not a live member of its group, TIMEOUT while a handler hangs. For probes. */
   probe(): void;
   /** Ends handlers, commits, leaves the group; within `deadlineMs` (5 000). */
   stop(deadlineMs?: number): Promise<void>;
@@ -32,7 +32,7 @@ export interface SubscriptionOptions {
   readonly topic: SourceTopicName;
   readonly group: string;
   readonly clientId: string;
-  readonly process: BatchProcessor;
+  readonly processor: BatchProcessor;
   readonly onAssigned: ((partitions: readonly number[]) => void) | undefined;
   readonly onRevoked: ((partitions: readonly number[]) => void) | undefined;
   readonly guard: ClusterGuard;
@@ -40,7 +40,7 @@ export interface SubscriptionOptions {
   readonly log: Logger;
   readonly metrics: MessagingMetrics;
   readonly gauges: Metrics;
-  /** Nothing here helps any more: the process must stop, so that its supervisor starts it anew. */
+  /** Nothing here helps any more: the process must stop, so that its supervisor starts it anew. Called once. */
   readonly giveUp: (reason: string) => void;
 }
 
@@ -48,39 +48,119 @@ const commitEveryMs = 300;
 const watchEveryMs = 500;
 const firstDelayMs = 50;
 const maxDelayMs = 1_000;
-/** Rebuilt so often in a row, with a broker that answers others and no fetch of ours: the process ends. */
-const maxRebuilds = 4;
-/** A member that has lived so long has recovered. */
-const settledMs = 10_000;
 const abandonedStopMs = 2_000;
+/** A handler that hangs costs this process its place in the group, and at last its life: after so many session timeouts. */
+const leaveAfterTimeouts = 1;
+const giveUpAfterTimeouts = 3;
 
 /**
  * A subscription outlives the members that serve it:
  *
- * - `starting`: broker or topic may be missing; tried again until they are there.
+ * - `starting`: broker or topic may be missing, or a member joins; tried again until it has.
  * - `running`: a member is in the group. A crash or the watchdog ends it, and a new one is started.
+ * - `held`: a handler hangs. There is no member, so that others have its partitions; the next one is started when the
+ *   handler has come back.
  * - `stopped`.
  */
-type State =
-  | { readonly name: 'starting' }
-  | { readonly name: 'running'; readonly member: Member }
-  | { readonly name: 'stopped' };
+type State = 'starting' | 'running' | 'held' | 'stopped';
+
+/** Why the life of a member is over. */
+type Ending =
+  | { readonly why: 'crash' | 'start'; readonly error: unknown }
+  | { readonly why: 'silent' | 'handler hangs' | 'stop' };
+
+interface Life {
+  readonly member: Member;
+  end(ending: Ending): void;
+}
 
 export function openSubscription(options: SubscriptionOptions): Consumer {
-  const { settings, topic, group, log, metrics, guard } = options;
+  const { settings, topic, group, log, metrics, guard, processor } = options;
+  const sessionMs = settings.kafkaSessionTimeoutMs;
   const wireTopic = settings.kafkaTopicPrefix + topic;
   const closing = new AbortController();
-  let state: State = { name: 'starting' };
-  let current: Member | undefined;
-  let rebuilds = 0;
-  let builtAt = 0;
+  const budget = new RebuildBudget(2 * sessionMs + settings.kafkaRebalanceTimeoutMs);
+  let state: State = 'starting';
+  let current: Life | undefined;
   let asking = false;
   let reachableSince: number | undefined;
   let lastError: unknown;
-  let health: MemberHealth = { verdict: 'ok', fetchAgeMs: 0 };
+  let givenUp = false;
 
-  function createMember(): Member {
-    const member: Member = options.bus.openMember({
+  /** One life after the other, until the stop. */
+  async function live(): Promise<void> {
+    for (let tries = 0; !closing.signal.aborted; ) {
+      await handlersBack();
+      if (await mayStart(tries)) {
+        const ending = await oneLife();
+        if (ending.why === 'stop') return; // stop() sees the member out
+        tries = ending.why === 'start' ? tries + 1 : 1;
+        await account(ending);
+      } else tries += 1;
+      await pause(Math.min(firstDelayMs * 2 ** Math.min(tries, 8), maxDelayMs), closing.signal);
+    }
+  }
+
+  async function handlersBack(): Promise<void> {
+    while (processor.hangingSince !== undefined && !closing.signal.aborted) {
+      state = 'held';
+      await pause(watchEveryMs / 4, closing.signal);
+    }
+    if (state === 'held') state = 'starting';
+  }
+
+  async function mayStart(tries: number): Promise<boolean> {
+    try {
+      await guard.ensure();
+      await requireTopic();
+      return !closing.signal.aborted;
+    } catch (error) {
+      lastError = error;
+      if (tries === 0 || isFault(error, 'WRONG_CLUSTER'))
+        log.warning('consumer.start_delayed', { error, topic, group });
+      return false;
+    }
+  }
+
+  // subscribe() on a topic that is missing throws, or asks for it for ever (issue 1563); another partition count means
+  // that keys are elsewhere than their producers put them.
+  async function requireTopic(): Promise<void> {
+    const counts = await guard.metadata([topic]);
+    const count = counts.get(topic);
+    if (count !== topics[topic].partitions) {
+      log.error('consumer.partition_count', { topic, count, expected: topics[topic].partitions });
+      throw new Error(`topic ${topic} has ${count ?? 0} partitions, not ${topics[topic].partitions}`);
+    }
+  }
+
+  /** From the start of a member to its end. Whoever ends it first says why; one that is over is not heard any more. */
+  async function oneLife(): Promise<Ending> {
+    const { promise, resolve: end } = Promise.withResolvers<Ending>();
+    const member = createMember(end);
+    current = { member, end };
+    state = 'starting';
+    member.start().then(
+      () => {
+        if (current?.member !== member) return;
+        lastError = undefined;
+        state = 'running';
+      },
+      (error: unknown) => end({ why: 'start', error }),
+    );
+    const ending = await promise;
+    if (ending.why === 'stop') return ending;
+    current = undefined;
+    reachableSince = undefined;
+    state = 'starting';
+    const partitions = member.assigned();
+    member.abandon();
+    member.disconnectLater();
+    if (partitions.length > 0) options.onRevoked?.(partitions);
+    return ending;
+  }
+
+  function createMember(end: (ending: Ending) => void): Member {
+    return options.bus.openMember({
       settings,
       topic: wireTopic,
       partitions: topics[topic].partitions,
@@ -97,124 +177,91 @@ export function openSubscription(options: SubscriptionOptions): Consumer {
           log.info('consumer.revoked', { topic, group, partitions });
           options.onRevoked?.(partitions);
         },
-        crashed(error) {
-          if (member !== current) return;
-          // A coordinator that loads or moves ends a member too: no defect, and the next member finds it.
-          if (isPassing(error)) log.info('consumer.interrupted', { topic, group, reason: error.message });
-          else log.error('consumer.crashed', { error, topic, group });
-          void rebuild(member, 'crash');
-        },
-        process: options.process,
+        crashed: (error) => end({ why: 'crash', error }),
+        process: (batch) => processor.process(batch),
       },
     });
-    return member;
   }
 
-  /** Tries until a member runs or the subscription is stopped. */
-  async function start(): Promise<void> {
-    state = { name: 'starting' };
-    for (let tries = 0; !closing.signal.aborted; tries += 1) {
-      let member: Member | undefined;
-      try {
-        await guard.ensure();
-        await requireTopic();
-        member = createMember();
-        current = member;
-        await Promise.race([member.start(), aborted(closing.signal)]);
-        if (closing.signal.aborted) return; // stop() sees the member out
-        if (current !== member) return; // it crashed while it joined, and the next one is on its way
-        lastError = undefined;
-        builtAt = performance.now();
-        state = { name: 'running', member };
-        return;
-      } catch (error) {
-        lastError = error;
-        member?.abandon();
-        member?.disconnectLater();
-        if (tries === 0 || isFault(error, 'WRONG_CLUSTER'))
-          log.warning('consumer.start_delayed', { error, topic, group });
-        await pause(Math.min(firstDelayMs * 2 ** Math.min(tries, 8), maxDelayMs), closing.signal);
-      }
+  /** Tells and counts the end of a life. Its cause may be the broker's: then it is unready, and no more than that. */
+  async function account(ending: Exclude<Ending, { why: 'stop' }>): Promise<void> {
+    const { why } = ending;
+    let ours = why === 'silent';
+    if (why === 'crash' || why === 'start') {
+      const { error } = ending;
+      // A coordinator that loads or moves ends a member too: no defect, and the next member finds it.
+      const passing = isPassing(error);
+      if (passing) log.info('consumer.interrupted', { topic, group, reason: error.message });
+      else log.error('consumer.crashed', { error, topic, group });
+      ours = !passing && (await brokerAnswers());
+    }
+    metrics.restarted(topic);
+    const tooOften = ours && budget.spend(performance.now());
+    log.warning('consumer.rebuilding', { topic, group, why, rebuilds: budget.spent });
+    if (tooOften) giveUp(why);
+  }
+
+  async function brokerAnswers(): Promise<boolean> {
+    try {
+      await guard.metadata([topic]);
+      return true;
+    } catch (error) {
+      lastError = error;
+      return false;
     }
   }
 
-  // subscribe() on a topic that is missing throws, or asks for it for ever (issue 1563); another partition count means
-  // that keys are elsewhere than their producers put them.
-  async function requireTopic(): Promise<void> {
-    const counts = await guard.metadata([topic]);
-    const count = counts.get(topic);
-    if (count !== topics[topic].partitions) {
-      log.error('consumer.partition_count', { topic, count, expected: topics[topic].partitions });
-      throw new Error(`topic ${topic} has ${count ?? 0} partitions, not ${topics[topic].partitions}`);
-    }
+  function giveUp(why: string): void {
+    if (givenUp || closing.signal.aborted) return;
+    givenUp = true;
+    log.critical('consumer.given_up', { topic, group, why, rebuilds: budget.spent });
+    options.giveUp(`the consumer of ${topic} does not recover: ${why}`);
   }
 
-  async function rebuild(member: Member, why: string): Promise<void> {
-    if (member !== current || closing.signal.aborted) return;
-    current = undefined;
-    metrics.restarted(options.topic);
-    rebuilds += 1;
-    log.warning('consumer.rebuilding', { topic, group, why, rebuilds });
-    const partitions = member.assigned();
-    member.abandon();
-    member.disconnectLater();
-    if (partitions.length > 0) options.onRevoked?.(partitions);
-    if (rebuilds > maxRebuilds) {
-      log.critical('consumer.given_up', { topic, group, why, rebuilds });
-      options.giveUp(`consumer of ${topic} does not recover: ${why}`);
-    }
-    await pause(Math.min(firstDelayMs * 2 ** Math.min(rebuilds, 6), maxDelayMs), closing.signal);
-    await start();
+  function watch(): void {
+    const { hangingSince } = processor;
+    const hangingMs = hangingSince === undefined ? 0 : performance.now() - hangingSince;
+    if (hangingMs > giveUpAfterTimeouts * sessionMs) giveUp('handler hangs');
+    if (current === undefined) return;
+    if (hangingMs > leaveAfterTimeouts * sessionMs) current.end({ why: 'handler hangs' });
+    else if (healthOf(current.member).verdict === 'silent') void askBroker(current);
+    else reachableSince = undefined;
   }
 
-  const watch = setInterval(() => {
-    const member = current;
-    if (member === undefined || state.name !== 'running') return;
-    health = judgeMember({
+  function healthOf(member: Member): MemberHealth {
+    return judgeMember({
       now: performance.now(),
       lastFetchAt: member.lastFetchAt,
       lastHeartbeatAt: member.lastHeartbeatAt,
-      sessionTimeoutMs: settings.kafkaSessionTimeoutMs,
+      sessionTimeoutMs: sessionMs,
       rebalanceTimeoutMs: settings.kafkaRebalanceTimeoutMs,
       joining: member.joining,
     });
-    if (health.verdict === 'silent') {
-      void askBroker(member);
-    } else {
-      reachableSince = undefined;
-      if (performance.now() - builtAt > settledMs) rebuilds = 0;
-    }
-  }, watchEveryMs).unref();
+  }
 
   /**
    * A silent member. While the broker answers nobody, a new member would not be better off, and would lose the place of
-   * the old one in the group; kafkajs goes on by itself when the broker is back. Only when the broker answers our
+   * the old one in the group; the client goes on by itself when the broker is back. Only when the broker answers our
    * question, and goes on doing so, and the member is still silent, it is the member that is broken.
    */
-  async function askBroker(member: Member): Promise<void> {
+  async function askBroker(life: Life): Promise<void> {
     if (asking) return;
     asking = true;
-    try {
-      await guard.metadata([topic]);
-      reachableSince ??= performance.now();
-      if (performance.now() - reachableSince >= settings.kafkaSessionTimeoutMs / 2 && member === current) {
-        reachableSince = undefined;
-        health = { verdict: 'ok', fetchAgeMs: 0 };
-        void rebuild(member, 'silent');
-      }
-    } catch (error) {
-      reachableSince = undefined;
-      lastError = error;
-    } finally {
-      asking = false;
-    }
+    const answers = await brokerAnswers();
+    asking = false;
+    if (!answers) reachableSince = undefined;
+    else reachableSince ??= performance.now();
+    if (reachableSince !== undefined && performance.now() - reachableSince >= sessionMs / 2)
+      life.end({ why: 'silent' });
   }
 
-  const committer = setInterval(() => void current?.commit(), commitEveryMs).unref();
+  const watcher = setInterval(watch, watchEveryMs).unref();
+
+  const committer = setInterval(() => void current?.member.commit(), commitEveryMs).unref();
   const endLag = options.gauges.gauge(
     'consumer_lag',
     { help: 'Records in the log that are not finished, as of the last fetch.', labels: ['topic', 'group'] },
-    () => [{ value: current?.lag() ?? 0, labels: { topic, group } }],
+    () => [{ value: current?.member.lag() ?? 0, labels: { topic, group } }],
   );
   const endAge = options.gauges.gauge(
     'consumer_last_fetch_age_seconds',
@@ -222,58 +269,50 @@ export function openSubscription(options: SubscriptionOptions): Consumer {
     () =>
       current === undefined
         ? undefined
-        : [{ value: (performance.now() - current.lastFetchAt) / 1_000, labels: { topic } }],
+        : [{ value: (performance.now() - current.member.lastFetchAt) / 1_000, labels: { topic } }],
   );
-  const running = start();
+  const running = live();
 
   return {
     topic,
     group,
-    assigned: () => current?.assigned() ?? [],
-    seek: (partition, offset) => current?.seek(partition, offset) ?? false,
+    assigned: () => current?.member.assigned() ?? [],
+    seek: (partition, offset) => current?.member.seek(partition, offset) ?? false,
     async seekToTime(timestampMs) {
       const offsets = await options.offsetsAtTime(wireTopic, timestampMs);
-      const member = current;
+      const member = current?.member;
       return (member?.assigned() ?? []).filter((partition) => {
         const offset = offsets.get(partition);
         return offset !== undefined && member?.seek(partition, offset) === true;
       });
     },
     probe() {
-      if (
-        state.name === 'running' &&
-        health.verdict === 'ok' &&
-        current !== undefined &&
-        current.lastFetchAt > 0
-      )
-        return;
+      const { hangingSince } = processor;
+      if (hangingSince !== undefined) {
+        const overMs = Math.round(performance.now() - hangingSince);
+        throw fault('TIMEOUT', `a handler of ${topic} hangs, ${overMs} ms over its bound`);
+      }
+      const health = current === undefined ? undefined : healthOf(current.member);
+      if (state === 'running' && health?.verdict === 'ok') return;
       if (lastError !== undefined) throw asFault(lastError);
-      throw fault(
-        'KAFKA_UNAVAILABLE',
-        `the consumer of ${topic} is ${state.name}, last fetch ${Math.round(health.fetchAgeMs)} ms ago`,
-      );
+      const age = health === undefined ? '' : `, last fetch ${Math.round(health.fetchAgeMs)} ms ago`;
+      throw fault('KAFKA_UNAVAILABLE', `the consumer of ${topic} is ${state}${age}`);
     },
     async stop(deadlineMs = 5_000) {
       if (closing.signal.aborted) return;
       closing.abort();
-      clearInterval(watch);
+      clearInterval(watcher);
       clearInterval(committer);
       endLag();
       endAge();
-      const member = current;
-      await member?.stop(deadlineMs);
-      state = { name: 'stopped' };
+      const life = current;
+      life?.end({ why: 'stop' });
+      await life?.member.stop(deadlineMs);
+      state = 'stopped';
       current = undefined;
-      await Promise.race([running, pause(abandonedStopMs)]);
+      await Promise.race([running, pause(abandonedStopMs, undefined, { unref: true })]);
     },
   };
-}
-
-function aborted(signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    if (signal.aborted) resolve();
-    else signal.addEventListener('abort', () => resolve(), { once: true });
-  });
 }
 
 /** kafkajs says of the broker's own errors whether another try may find it otherwise. */

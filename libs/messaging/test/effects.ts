@@ -7,7 +7,7 @@ export async function createEffects(database: TestDatabase): Promise<void> {
   await database.query(`create schema effects`);
   await database.query(`grant usage on schema effects to public`);
   await database.query(
-    `create table effects.effects (run text, event_id uuid, key text, text text, n bigint generated always as identity, primary key (run, event_id))`,
+    `create table effects.effects (run text, event_id uuid, key text, text text, value jsonb, n bigint generated always as identity, primary key (run, event_id))`,
   );
   await database.query(`grant all on all tables in schema effects to public`);
 }
@@ -20,10 +20,17 @@ export function effectsOf(
   return async (records, tx, context) => {
     await before?.(records);
     const rows = await tx.query<{ event_id: string }>(
-      `insert into effects.effects (run, event_id, key, text)
-       select $1, u.event_id, u.key, u.text from unnest($2::uuid[], $3::text[], $4::text[]) with ordinality as u(event_id, key, text, ord)
+      `insert into effects.effects (run, event_id, key, text, value)
+       select $1, u.event_id, u.key, u.text, u.value
+       from unnest($2::uuid[], $3::text[], $4::text[], $5::jsonb[]) with ordinality as u(event_id, key, text, value, ord)
        order by u.ord on conflict do nothing returning event_id`,
-      [run, records.map((r) => r.eventId), records.map((r) => r.key), records.map(messageOf)],
+      [
+        run,
+        records.map((r) => r.eventId),
+        records.map((r) => r.key),
+        records.map(messageOf),
+        records.map((r) => JSON.stringify(r.value)),
+      ],
     );
     context.duplicates(records.length - rows.length);
   };
