@@ -1,0 +1,4 @@
+import { describePoison } from '../test/conformance/poison-suite.ts';
+import { kafkajsBus } from './kafkajs-bus.ts';
+
+describePoison('kafkajs', kafkajsBus);
