@@ -135,8 +135,8 @@ describe('a stop', () => {
     );
   });
 
-  test('leaves time to the phases behind one that hangs for longer than the whole stop may take', async () => {
-    const { lifecycle } = configured({ stopTimeoutMs: 10_000 });
+  test('cuts off what would leave no time to the phases behind it, and is forced then', async () => {
+    const { lifecycle, lines, events } = configured({ stopTimeoutMs: 10_000 });
     const ran: string[] = [];
     lifecycle.onStop({ name: 'turns', phase: 'work', timeoutMs: 60_000, run: never });
     lifecycle.onStop({ name: 'producer', phase: 'producers', run: () => void ran.push('producer') });
@@ -146,6 +146,22 @@ describe('a stop', () => {
     await vi.advanceTimersByTimeAsync(9_000);
     await stopped;
     expect(ran).toEqual(['producer', 'spans']);
+    expect(await lifecycle.over).toMatchObject({ outcome: 'forced', overran: ['turns'] });
+    expect(events('shutdown.step')[0]?.fields).toMatchObject({ step: 'turns', outcome: 'forced' });
+    expect(lines.at(-1)).toMatchObject({
+      level: 'error',
+      event: 'service.stopped',
+      fields: { outcome: 'forced', overran: ['turns'] },
+    });
+  });
+
+  test('that is forced while it waits for load balancers says so', async () => {
+    const { lifecycle } = configured({ drainDelayMs: 60_000, stopTimeoutMs: 1_000 });
+    void lifecycle.stop('SIGTERM');
+    await vi.advanceTimersByTimeAsync(500);
+    expect([...lifecycle.running]).toEqual(['drain delay']);
+    await vi.advanceTimersByTimeAsync(500);
+    expect(await lifecycle.over).toMatchObject({ outcome: 'forced', overran: ['drain delay'] });
   });
 
   test('is over when its bound has passed, and says what it left behind', async () => {
@@ -153,7 +169,11 @@ describe('a stop', () => {
     const stopped = lifecycle.stop('SIGTERM');
     await vi.advanceTimersByTimeAsync(1_000);
     await stopped;
-    expect(await lifecycle.over).toMatchObject({ outcome: 'forced', durationMs: 1_000 });
+    expect(await lifecycle.over).toMatchObject({
+      outcome: 'forced',
+      durationMs: 1_000,
+      overran: ['on_stopped'],
+    });
   });
 
   test('runs a step that is registered while it is under way', async () => {
@@ -201,6 +221,9 @@ describe('a stop', () => {
       onStopped: () => {
         throw new Error('no metric');
       },
+      onStep: () => {
+        throw new Error('no child span');
+      },
     });
     lifecycle.onStop({ name: 'pool', phase: 'pools', run: () => void ran.push('pool') });
     lifecycle.onStop({ name: 'port', phase: 'health-port', run: () => void ran.push('port') });
@@ -208,7 +231,9 @@ describe('a stop', () => {
     expect(ran).toEqual(['pool', 'port']);
     expect(events('shutdown.hook_failed').map(({ fields }) => fields.hook)).toEqual([
       'around_stop',
+      'on_step',
       'on_stopped',
+      'on_step',
     ]);
   });
 });

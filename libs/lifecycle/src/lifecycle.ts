@@ -3,7 +3,7 @@ import { bootLog, writeLine } from './boot-log.ts';
 import { pause } from './pause.ts';
 import { runPhase, type StepReport, type StopPhase, type StopStep, stopPhases } from './stop-sequence.ts';
 
-export type { StopPhase, StopStep } from './stop-sequence.ts';
+export type { StepReport, StopPhase, StopStep } from './stop-sequence.ts';
 
 /** What the stop sequence writes to: events with fields. The logger of `@signalbox/telemetry` is one. */
 export interface LifecycleLog {
@@ -14,10 +14,11 @@ export interface LifecycleLog {
 
 export interface StopReport {
   readonly reason: string;
-  /** `forced`: the whole stop passed its bound, and what was still running was left behind. */
+  /** `forced`: the whole stop had no more time; steps were cut off for it, or what was still running was left behind. */
   readonly outcome: 'drained' | 'forced';
   readonly durationMs: number;
   readonly steps: readonly StepReport[];
+  /** Steps that passed a bound, theirs or that of the whole, and what was running when the stop was forced. */
   readonly overran: readonly string[];
   readonly failed: readonly string[];
 }
@@ -31,7 +32,9 @@ export interface LifecycleOptions {
   /** Called when all is done but the health port: here the duration is observed, and can still be scraped. */
   onStopped?(report: StopReport): void | Promise<void>;
   /** Wraps the phases up to the pools, so that main can open the `shutdown` span around them. */
-  aroundStop?<T>(run: () => Promise<T>): Promise<T>;
+  aroundStop?(run: () => Promise<StopReport>): Promise<unknown>;
+  /** Told of each step as it ends. */
+  onStep?(report: StepReport): void;
 }
 
 export interface Lifecycle {
@@ -70,7 +73,8 @@ export type LifecycleState =
  *
  * A stop goes: `stopEvent` aborts; `readiness` steps flip the board; the drain delay passes while requests are still
  * served; loops are told to end; then intake, work, audit, streams, producers, clients, pools; then telemetry; then
- * `onStopped`; the health port last. A step that fails or overruns is named in the log and the others still run. When
+ * `onStopped`; the health port last. A step that fails or overruns is named in the log and the others still run. A step
+ * that would leave no time to those behind it is cut off; the stop is forced then, and says so by its exit code. When
  * `stopTimeoutMs` has passed the stop is over, whatever is still running.
  */
 export function createLifecycle(): DrivenLifecycle {
@@ -148,28 +152,34 @@ export function createLifecycle(): DrivenLifecycle {
         const fields = { step: name, phase, outcome, durationMs };
         if (outcome === 'done') log.info('shutdown.step', fields);
         else log.error('shutdown.step', { ...fields, error });
+        void hook(log, 'on_step', () => options.onStep?.(report));
       },
     };
-    const report = (outcome: StopReport['outcome']): StopReport => ({
+    const named = (...outcomes: StepReport['outcome'][]) =>
+      reports.filter((each) => outcomes.includes(each.outcome)).map((each) => each.name);
+    const report = (isOver: boolean): StopReport => ({
       reason,
-      outcome,
+      outcome: isOver && named('forced').length === 0 ? 'drained' : 'forced',
       durationMs: Math.round(performance.now() - startedAt),
       steps: [...reports],
-      overran: [...reports.filter((each) => each.outcome === 'overran').map((each) => each.name), ...running],
-      failed: reports.filter((each) => each.outcome === 'failed').map((each) => each.name),
+      overran: [...named('overran', 'forced'), ...(isOver ? [] : running)],
+      failed: named('failed'),
     });
 
-    const drain = async (): Promise<void> => {
+    const drain = async (): Promise<StopReport> => {
       await runPhase('readiness', sequence);
+      running.add(drainDelay);
       await pause(Math.min(drainDelayMs, stopTimeoutMs));
+      running.delete(drainDelay);
       loopsEnd.abort(fault('DRAINING', reason));
       for (const phase of stopPhases.slice(1, stopPhases.indexOf('telemetry')))
         await runPhase(phase, sequence);
+      return report(true);
     };
     const all = async (): Promise<StopReport> => {
       // Listeners of stopEvent run inside abort(); none of them may keep the stop from going on.
       stopEvent.abort(fault('DRAINING', reason));
-      let drained: Promise<void> | undefined;
+      let drained: Promise<StopReport> | undefined;
       const drainOnce = () => {
         drained ??= drain();
         return drained;
@@ -177,11 +187,13 @@ export function createLifecycle(): DrivenLifecycle {
       await hook(log, 'around_stop', () => options.aroundStop?.(drainOnce));
       await drainOnce();
       await runPhase('telemetry', sequence);
-      await hook(log, 'on_stopped', () => options.onStopped?.(report('drained')));
+      running.add('on_stopped');
+      await hook(log, 'on_stopped', () => options.onStopped?.(report(true)));
+      running.delete('on_stopped');
       await runPhase('health-port', sequence);
-      return report('drained');
+      return report(true);
     };
-    const result = await withinTotal(all(), stopTimeoutMs, () => report('forced'));
+    const result = await withinTotal(all(), stopTimeoutMs, () => report(false));
     const summary = {
       reason,
       outcome: result.outcome,
@@ -243,6 +255,9 @@ async function hook(log: LifecycleLog, name: string, call: () => unknown): Promi
 function isAbort(error: unknown, signal: AbortSignal): boolean {
   return error === signal.reason || (error instanceof Error && error.name === 'AbortError');
 }
+
+/** What a stop names when it is forced while it waits for load balancers. */
+const drainDelay = 'drain delay';
 
 /** Exit codes of every service; 64, 70 and 75 are those of sysexits.h. */
 export const exitCodes = { drained: 0, configInvalid: 64, internal: 70, forced: 75 } as const;

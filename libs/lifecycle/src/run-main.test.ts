@@ -79,13 +79,16 @@ describe('a process', () => {
     expect(out).toContain('"overran":["turns"]');
   });
 
-  test('exits 75 when its bound passes', async () => {
+  test('exits 75 when its bound passes, names the step, and has run the others', async () => {
     const { child, exit, says } = start('hangs, bounded');
     await says('serving');
     child.kill('SIGTERM');
-    const { code, events } = await exit;
+    const { code, events, out } = await exit;
     expect(code).toBe(75);
-    expect(events.at(-1)).toBe('service.stopped');
+    expect(events).toEqual(['service.stopping', 'shutdown.step', 'shutdown.step', 'service.stopped']);
+    expect(out).toMatch(/"step":"turns",.*"outcome":"forced"/);
+    expect(out).toMatch(/"step":"pool",.*"outcome":"done"/);
+    expect(out).toContain('"overran":["turns"]');
   });
 
   test('stops while it is still starting', async () => {

@@ -25,7 +25,8 @@ export interface StopStep {
   run(signal: AbortSignal): Promise<void> | void;
 }
 
-export type StepOutcome = 'done' | 'failed' | 'overran';
+/** `overran`: it passed its own bound. `forced`: it was cut off because the whole stop had no more time. */
+export type StepOutcome = 'done' | 'failed' | 'overran' | 'forced';
 
 export interface StepReport {
   readonly name: string;
@@ -58,13 +59,16 @@ export async function runPhase(phase: StopPhase, options: SequenceOptions): Prom
   await Promise.all(
     steps.map(async (step) => {
       const leftMs = Math.max(0, options.deadlineAt - performance.now() - reserveMs);
-      options.onStep(await runStep(step, Math.min(step.timeoutMs ?? defaultStepTimeoutMs, leftMs)));
+      options.onStep(await runStep(step, leftMs));
     }),
   );
 }
 
-async function runStep(step: StopStep, boundMs: number): Promise<StepReport> {
+/** `leftMs`: what the whole stop has left for it. */
+async function runStep(step: StopStep, leftMs: number): Promise<StepReport> {
   const startedAt = performance.now();
+  const ownMs = step.timeoutMs ?? defaultStepTimeoutMs;
+  const boundMs = Math.min(ownMs, leftMs);
   const controller = new AbortController();
   const report = (outcome: StepOutcome, error?: unknown): StepReport => ({
     name: step.name,
@@ -77,7 +81,7 @@ async function runStep(step: StopStep, boundMs: number): Promise<StepReport> {
   const overrun = new Promise<StepReport>((resolve) => {
     timer = setTimeout(() => {
       const passed = fault('TIMEOUT', `stop step ${step.name} did not end within ${Math.round(boundMs)} ms`);
-      resolve(report('overran', passed));
+      resolve(report(ownMs <= leftMs ? 'overran' : 'forced', passed));
       controller.abort(passed);
     }, boundMs);
   });

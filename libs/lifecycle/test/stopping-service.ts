@@ -14,7 +14,9 @@ const behaviours = {
     lifecycle.onStop({ name: 'turns', phase: 'work', timeoutMs: 60_000, run: never });
   },
   async 'hangs, bounded'(lifecycle) {
-    lifecycle.configure({ drainDelayMs: 0, stopTimeoutMs: 300, log: bootLog(), onStopped: never });
+    lifecycle.configure({ drainDelayMs: 0, stopTimeoutMs: 300, log: bootLog() });
+    lifecycle.onStop({ name: 'turns', phase: 'work', timeoutMs: 60_000, run: never });
+    lifecycle.onStop({ name: 'pool', phase: 'pools', run: () => undefined });
   },
   async 'starts for ever'(lifecycle) {
     lifecycle.onStop({ name: 'pool', phase: 'pools', run: () => undefined });

@@ -251,5 +251,3 @@ async function settledNow(settled: Promise<void>): Promise<boolean> {
   const turn = new Promise<symbol>((resolve) => setImmediate(() => resolve(pending)));
   return (await Promise.race([settled, turn])) !== pending;
 }
-
-/** Does not keep the process alive; ends at once when the board stops. */

@@ -44,6 +44,12 @@ test('a service tells of its start and its stop, and the last scrape sees both',
       scraped = await telemetry.metricsText();
     },
   });
+  lifecycle.onStop({
+    name: 'turns',
+    phase: 'work',
+    timeoutMs: 30,
+    run: () => new Promise(() => undefined),
+  });
   await lifecycle.stop('SIGTERM');
   await collector.close();
 
@@ -56,6 +62,7 @@ test('a service tells of its start and its stop, and the last scrape sees both',
     'shutdown.step',
     'shutdown.step',
     'shutdown.step',
+    'shutdown.step',
     'service.stopped',
   ]);
   expect(lines[2]).toMatchObject({ settings: { PORT: { value: '8010', origin: 'default' } } });
@@ -63,7 +70,14 @@ test('a service tells of its start and its stop, and the last scrape sees both',
   for (const name of ['service_startup_seconds_count', 'service_shutdown_seconds_count'])
     expect(scraped).toContain(`${name}{service="gateway"} 1`);
   expect(scraped).toMatch(/readiness_last_success_timestamp\{service="gateway"\} 1\d{9}/);
-  expect(collector.spans.map((span) => span.name)).toEqual(['shutdown']);
+  expect(collector.spans.map((span) => span.name)).toEqual(['stop readiness', 'stop turns', 'shutdown']);
+  const [readiness, turns, shutdown] = collector.spans;
+  expect(shutdown?.attributes['shutdown.reason']).toBe('SIGTERM');
+  expect(JSON.stringify(shutdown?.attributes['shutdown.overran'])).toContain('turns');
+  expect(shutdown?.status.message).toBe('did not end in time: turns');
+  expect(readiness?.attributes['shutdown.outcome']).toBe('done');
+  expect(turns?.attributes['shutdown.outcome']).toBe('overran');
+  expect([readiness, turns].map((span) => span?.parentSpanId)).toEqual([shutdown?.spanId, shutdown?.spanId]);
 });
 
 describe('FAIL_POINT', () => {

@@ -1,9 +1,10 @@
 import { describeSettings } from '@signalbox/config/settings';
+import { fault } from '@signalbox/faults/fault';
 import { armFailPoint } from '@signalbox/lifecycle/fail-point';
-import type { Lifecycle, StopReport } from '@signalbox/lifecycle/lifecycle';
+import type { Lifecycle, StepReport, StopReport } from '@signalbox/lifecycle/lifecycle';
 import type { Board } from '@signalbox/readiness/board';
 import type { Telemetry } from './telemetry.ts';
-import { withSpan } from './trace.ts';
+import { failSpan, type Span, startSpan, withSpan } from './trace.ts';
 
 export interface ServiceParts {
   readonly lifecycle: Pick<Lifecycle, 'configure' | 'onStop'>;
@@ -52,11 +53,20 @@ export function superviseService(parts: ServiceParts): ServiceStart {
     () => board.lastSuccessTimestamp(),
   );
 
+  let draining = false;
   lifecycle.configure({
     drainDelayMs: settings.drainDelayMs,
     stopTimeoutMs: settings.shutdownTimeoutMs,
     log,
-    aroundStop: (run) => withSpan('shutdown', { root: true }, run),
+    aroundStop: (run) =>
+      withSpan('shutdown', { root: true }, async (span) => {
+        draining = true;
+        const report = await run();
+        draining = false;
+        describeStop(span, report);
+      }),
+    // Those behind the pools end after the span that they would be children of.
+    onStep: (step) => draining && recordStep(step),
     onStopped: (report: StopReport) => shutdown.record(report.durationMs / 1_000),
   });
   lifecycle.onStop({ name: 'readiness', phase: 'readiness', run: () => board.markDraining() });
@@ -70,4 +80,24 @@ export function superviseService(parts: ServiceParts): ServiceStart {
       log.info('service.started', { ...fields, startupMs: Math.round(seconds * 1_000) });
     },
   };
+}
+
+function describeStop(span: Span, { reason, outcome, overran, failed }: StopReport): void {
+  span.setAttributes({
+    'shutdown.reason': reason,
+    'shutdown.outcome': outcome,
+    'shutdown.overran': [...overran],
+    'shutdown.failed': [...failed],
+  });
+  if (overran.length > 0) failSpan(span, fault('TIMEOUT', `did not end in time: ${overran.join(', ')}`));
+}
+
+/** A child of the `shutdown` span, so that a trace shows which step took the time. */
+function recordStep({ name, phase, outcome, durationMs, error }: StepReport): void {
+  const span = startSpan(`stop ${name}`, {
+    startedAtMs: Date.now() - durationMs,
+    attributes: { 'shutdown.step': name, 'shutdown.phase': phase, 'shutdown.outcome': outcome },
+  });
+  if (error !== undefined) failSpan(span, error);
+  span.end();
 }
