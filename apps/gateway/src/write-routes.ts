@@ -71,6 +71,13 @@ const IdempotencyHeaders = Type.Object({
   ),
 });
 
+const replayedHeader = {
+  'Idempotency-Replayed': {
+    type: 'string',
+    description: '`true`: this is the answer to an earlier request.',
+  },
+};
+
 export interface DeclaredWrite<S extends FastifySchema> {
   readonly schema: S & { readonly headers: typeof IdempotencyHeaders };
   readonly config: { readonly idempotent: true };
@@ -136,7 +143,7 @@ export function createWriteRoutes(options: {
     },
 
     declare: (schema) => ({
-      schema: { ...schema, headers: IdempotencyHeaders },
+      schema: { ...schema, headers: IdempotencyHeaders, ...repliesOf(schema.response) },
       config: { idempotent: true },
     }),
 
@@ -159,6 +166,17 @@ export function createWriteRoutes(options: {
 
 interface Flown extends Settled {
   readonly bodyHash: Buffer;
+}
+
+/** Every 2xx of a documented response may be that of an earlier request. */
+function repliesOf(response: unknown): { response?: Record<string, unknown> } {
+  if (typeof response !== 'object' || response === null) return {};
+  const told = Object.entries(response).map(([status, reply]: [string, unknown]) =>
+    status.startsWith('2') && typeof reply === 'object'
+      ? [status, { ...reply, headers: replayedHeader }]
+      : [status, reply],
+  );
+  return { response: Object.fromEntries(told) };
 }
 
 /** What is answered says what it is about, also when another request had the effect. */
