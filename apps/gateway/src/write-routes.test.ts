@@ -46,7 +46,7 @@ afterEach(() => server.close());
 async function withRoutes(add: (api: HttpServer) => void): Promise<void> {
   server.register(async (api) => {
     requireCaller(api, {
-      authenticate: async () => ({ tenant: 'acme', keyId: 'k' }),
+      authenticate: async () => ({ tenant: 'acme', keyId: 'k', scopes: [] }),
       rateLimit: undefined,
       refusals: metrics.counter('refusals_total', { help: 'x', labels: ['reason'] }),
       log,
