@@ -9,6 +9,14 @@ const start = ownWorkers();
 const asked = { by: 'u1' };
 
 const request = ({ tenant, key, id }: WorkRow): CancelRequest => ({ tenant, key, ids: [id], cancel: asked });
+/** As a service's own function does it. */
+const cancelWithin = (worker: Worker, work: WorkRow) =>
+  own.database.transaction((tx) =>
+    worker.claimWithin(tx, async () => {
+      const result = await worker.queue.cancel(tx, request(work));
+      return { result, claims: [], more: false, cancelled: [{ ...work, cancel: asked }] };
+    }),
+  );
 const cancelBy = (worker: Worker, work: WorkRow) =>
   own.database.transaction((tx) => worker.cancel(tx, request(work)));
 const idle = async () => {
@@ -47,38 +55,49 @@ test('a cancel of a run in another process reaches it with a heartbeat, in less 
   expect(Math.max(...tookMs)).toBeLessThan(1000);
 });
 
-test('a cancel of a run in the same process ends it right after the commit, and what ends the item still holds', async () => {
-  const ended: unknown[] = [];
-  const runs: WorkItem[] = [];
-  const worker: Worker = start(
-    own.database,
-    async (item, lease) => {
-      runs.push(item);
-      await untilAborted(lease).catch(() => {
-        throw new Error('the model call was aborted');
-      });
-    },
-    {
-      heartbeatMs: 700,
-      cancelled: async (item, lease, cancel) => {
-        ended.push({ cancel, told: lease.cancelled(), holds: lease.holds(), aborted: lease.signal.aborted });
-        await worker.queue.finish(own.database, item, lease, 'cancelled');
+test.each([
+  ['by the worker', cancelBy],
+  ['by a function of the service', cancelWithin],
+])(
+  'a cancel of a run in the same process ends it right after the commit, and what ends the item still holds: %s',
+  async (_, cancelIt) => {
+    const ended: unknown[] = [];
+    const runs: WorkItem[] = [];
+    const worker: Worker = start(
+      own.database,
+      async (item, lease) => {
+        runs.push(item);
+        await untilAborted(lease).catch(() => {
+          throw new Error('the model call was aborted');
+        });
       },
-    },
-  );
-  const work = row('s1');
-  await own.database.transaction((tx) => worker.enqueue(tx, [work]));
-  await waitFor(
-    () => runs.length,
-    (count) => count === 1,
-  );
-  const startedAt = performance.now();
-  await cancelBy(worker, work);
-  await allCancelled(1);
-  expect(performance.now() - startedAt).toBeLessThan(400);
-  expect(ended).toEqual([{ cancel: asked, told: asked, holds: true, aborted: false }]);
-  expect(await own.item(work.id)).toMatchObject({ state: 'cancelled', attempt: 1, last_error: null });
-});
+      {
+        heartbeatMs: 700,
+        cancelled: async (item, lease, cancel) => {
+          ended.push({
+            cancel,
+            told: lease.cancelled(),
+            holds: lease.holds(),
+            aborted: lease.signal.aborted,
+          });
+          await worker.queue.finish(own.database, item, lease, 'cancelled');
+        },
+      },
+    );
+    const work = row('s1');
+    await own.database.transaction((tx) => worker.enqueue(tx, [work]));
+    await waitFor(
+      () => runs.length,
+      (count) => count === 1,
+    );
+    const startedAt = performance.now();
+    await cancelIt(worker, work);
+    await allCancelled(1);
+    expect(performance.now() - startedAt).toBeLessThan(400);
+    expect(ended).toEqual([{ cancel: asked, told: asked, holds: true, aborted: false }]);
+    expect(await own.item(work.id)).toMatchObject({ state: 'cancelled', attempt: 1, last_error: null });
+  },
+);
 
 test('a cancel that is rolled back ends nothing', async () => {
   const runs: Lease[] = [];

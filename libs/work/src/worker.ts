@@ -69,6 +69,14 @@ export interface WorkerOptions {
   readonly queueName: string;
 }
 
+/** What a service's own function did in its transaction. */
+export interface TakenWork<T> {
+  readonly result: T;
+  readonly claims: Claim[];
+  readonly more: boolean;
+  readonly cancelled?: readonly (Pick<WorkItem, 'tenant' | 'key' | 'id'> & { readonly cancel: unknown })[];
+}
+
 export interface WorkerDetail {
   readonly status: 'ok' | 'down';
   readonly size: number;
@@ -93,11 +101,12 @@ export interface Worker {
   resume(tx: Transaction, results: readonly Resume[]): Promise<{ id: string; pending: number }[]>;
   /**
    * The same for a service whose own SQL function enqueues or resumes, claims and reads what the runs start from, in one
-   * round trip: `take` gets the free slots, and says what it claimed and whether more could be claimed now.
+   * round trip: `take` gets the free slots, and says what it claimed, whether more could be claimed now, and which running
+   * items it cancelled: those that run in this process are told right after the commit.
    */
   claimWithin<T>(
     tx: Transaction,
-    take: (slots: number, terms: ClaimTerms) => Promise<{ result: T; claims: Claim[]; more: boolean }>,
+    take: (slots: number, terms: ClaimTerms) => Promise<TakenWork<T>>,
   ): Promise<T>;
   /**
    * Asks for the end of items of a lane, in the caller's transaction; those that run in this process are told right after
@@ -210,9 +219,18 @@ class LaneWorker implements Worker {
 
   claimWithin<T>(
     tx: Transaction,
-    take: (slots: number, terms: ClaimTerms) => Promise<{ result: T; claims: Claim[]; more: boolean }>,
+    take: (slots: number, terms: ClaimTerms) => Promise<TakenWork<T>>,
   ): Promise<T> {
-    return this.#claims.within(tx, take);
+    return this.#claims.within(tx, async (slots, terms) => {
+      const taken = await take(slots, terms);
+      const { cancelled = [] } = taken;
+      if (cancelled.length > 0) {
+        tx.afterCommit(() => {
+          for (const item of cancelled) this.#held.cancel(item, item.id, item.cancel);
+        });
+      }
+      return taken;
+    });
   }
 
   async cancel(tx: Transaction, request: CancelRequest): Promise<Cancelled[]> {
