@@ -106,6 +106,12 @@ export const serviceSettings = {
     default: 0,
     max: 300_000,
   }),
+  lastScrapeMs: integer({
+    env: 'LAST_SCRAPE_MS',
+    doc: 'How long the health port waits for one more scrape of /metrics when all else is closed, if it was ever scraped; inside SHUTDOWN_TIMEOUT_MS.',
+    default: 500,
+    max: 120_000,
+  }),
   diskFreeMinMb: integer({
     env: 'DISK_FREE_MIN_MB',
     doc: 'Less free space than this under the data, log or export folder degrades /health.',

@@ -121,6 +121,9 @@ function startStream(
   const close = (retry: number | undefined, reason: StreamEnd): void => {
     if (ended.signal.aborted) return;
     end(reason);
+    // A client that came back on this connection would meet the replica that has just sent it away.
+    const { socket } = raw;
+    if (reason === 'drain') raw.once('finish', () => socket?.end());
     raw.end(retry === undefined ? undefined : `retry: ${Math.round(retry)}\n\n`);
   };
 

@@ -1,4 +1,5 @@
 import type { Board } from '@signalbox/readiness/board';
+import type { FastifyReply } from 'fastify';
 import { Type } from 'typebox';
 import type { HttpServer } from './types.ts';
 
@@ -45,6 +46,8 @@ export interface HealthOptions {
   readonly commit: string;
   /** The Prometheus text; undefined when metrics are off: then the route does not exist. */
   readonly metricsText: (() => Promise<string>) | undefined;
+  /** Told of a scrape before its text is made. */
+  onScrape?(reply: FastifyReply): void;
 }
 
 /** What is served while the server drains and whatever else is refused. */
@@ -128,6 +131,7 @@ export function healthRoutes(server: HttpServer, options: HealthOptions): void {
     response: { 200: described('Every series of the process.', Type.String()) },
   };
   server.get('/metrics', { schema, config }, async (_request, reply) => {
+    options.onScrape?.(reply);
     reply.header('content-type', 'text/plain; version=0.0.4; charset=utf-8');
     return metricsText();
   });

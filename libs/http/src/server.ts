@@ -34,6 +34,7 @@ export interface ServerSettings {
   readonly requestTimeoutMs?: number;
   readonly trustProxy?: boolean;
   readonly maxConnections?: number;
+  readonly lastScrapeMs?: number;
 }
 
 export interface ServerOptions {
@@ -41,7 +42,7 @@ export interface ServerOptions {
   readonly log: Logger;
   readonly telemetry: Pick<Telemetry, 'metrics' | 'metricsText'>;
   readonly board: Board;
-  readonly lifecycle: Pick<Lifecycle, 'onStop'>;
+  readonly lifecycle: Pick<Lifecycle, 'onStop' | 'stopEvent'>;
   /** Serves /openapi.json and /docs. */
   readonly openapi?: Omit<OpenApiOptions, 'version' | 'apiKeyHeader'>;
 }
@@ -94,7 +95,8 @@ export function createServer(options: ServerOptions): HttpServer {
   });
   const streams = createStreamRegistry((reason) => streamEnds.add(1, { reason }));
   server.decorate('streams', streams);
-  const drain = createDrain({ server, streams, board, lifecycle });
+  const lastScrapeMs = settings.lastScrapeMs ?? 0;
+  const drain = createDrain({ server, streams, board, lifecycle, lastScrapeMs });
   const observer = createObserver({ log, metrics: telemetry.metrics });
   const checkOrigin = createCors({ origins: settings.corsOrigins ?? [], apiKeyHeader, log });
 
@@ -117,6 +119,11 @@ export function createServer(options: ServerOptions): HttpServer {
         done(faultOf(refused));
       }
     });
+  });
+
+  server.addHook('onSend', (_request, reply, _payload, done) => {
+    drain.partWith(reply);
+    done();
   });
 
   server.setErrorHandler((error, request, reply) => answerFailure(error, request, reply));
@@ -153,6 +160,7 @@ export function createServer(options: ServerOptions): HttpServer {
     version: settings.serviceVersion,
     commit: settings.serviceCommit ?? 'unknown',
     metricsText: settings.metricsEnabled ? telemetry.metricsText : undefined,
+    onScrape: drain.scraping,
   });
   return listening(server, settings);
 }

@@ -1,3 +1,5 @@
+import { pause } from '@signalbox/lifecycle/pause';
+
 /** What the registry does with an open stream, of either kind. */
 export interface RegisteredStream {
   /** Called each second: keepalive, and the end of a peer that takes nothing any more. */
@@ -58,7 +60,7 @@ export function createStreamRegistry(
         for (const stream of open.splice(0, signal.aborted ? open.length : perTick)) {
           stream.drain(250 + random() * maxSpreadMs);
         }
-        if (open.length > 0) await new Promise((resolve) => setTimeout(resolve, tickMs));
+        if (open.length > 0) await pause(tickMs, signal);
       }
     },
     stop() {

@@ -70,6 +70,7 @@ const serviceDefaults = {
   LOG_FORMAT: 'json',
   LOG_LEVEL: 'DEBUG',
   DRAIN_DELAY_MS: '0',
+  LAST_SCRAPE_MS: '0',
 };
 
 /** Without a collector of its own a test must not send its spans to the embedded stack that happens to run. */
