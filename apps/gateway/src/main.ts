@@ -70,17 +70,7 @@ await runMain(async (lifecycle) => {
   const accepting = createAcceptService({ settings, database, messaging, log, metrics });
   const streaming = createStreamService({ settings, database, redis, messaging, log, metrics });
 
-  let databaseSeen = false;
-  const databaseProbe = database.probe(expectedMigrations('gateway'));
-  board.add({
-    name: 'database',
-    required: true,
-    probe: async (signal) => {
-      await databaseProbe(signal);
-      if (!databaseSeen) log.info('database.ready');
-      databaseSeen = true;
-    },
-  });
+  board.add({ name: 'database', required: true, probe: database.probe(expectedMigrations('gateway')) });
   board.add({ name: 'kafka', required: 'after-grace', probe: (signal) => messaging.probe(signal) });
   board.add({ name: 'redis', required: 'after-grace', probe: (signal) => redis.probe(signal) });
   board.add({ name: 'auth_manager', required: false, probe: authProbe(database) });
