@@ -78,7 +78,7 @@ async function breakIt(replica: Replica, breakage: Breakage, point: FailPointNam
     return;
   }
   const ownsPartitions = point.startsWith('stream.') || point.startsWith('intake.');
-  const awayMs = ownsPartitions ? pastSessionMs : pastLeaseMs;
+  const awayMs = ownsPartitions || breakage === 'cut off from Kafka' ? pastSessionMs : pastLeaseMs;
   if (breakage === 'stall') {
     await sleep(awayMs); // what this is about: others take over meanwhile
     replica.kill('SIGCONT');

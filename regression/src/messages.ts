@@ -14,15 +14,25 @@ export interface Message {
   /** What its final must say. */
   readonly answer: RegExp;
   readonly tool: 'count' | 'count_once' | undefined;
+  /** Its ends that keep the promise. */
+  readonly mayEnd: readonly MessageEnd[];
 }
+
+export type MessageEnd = 'assistant.final' | 'turn.cancelled' | 'turn.rejected';
 
 export const tokenForm = /tok-[0-9a-f]{12}/g;
 
-/** `toolMs`: how long its tool takes after its effect. `words`: of the text, each a token of the model's pace. */
-export function makeMessage(
-  kind: MessageKind,
-  options: { toolLog: string; toolMs?: number; words?: number },
-): Message {
+export interface MessageOptions {
+  readonly toolLog: string;
+  /** How long its tool takes after its effect. */
+  readonly toolMs?: number;
+  /** Words of its text, each a token of the model's pace; 8 when left out. */
+  readonly words?: number;
+  /** For a message that may be cancelled, interrupted or rejected. Else nothing but its answer is an end of it. */
+  readonly mayEnd?: readonly MessageEnd[];
+}
+
+export function makeMessage(kind: MessageKind, options: MessageOptions): Message {
   const token = `tok-${randomBytes(6).toString('hex')}`;
   const words = Array.from({ length: options.words ?? 8 }, (_, index) => `w${index}`).join(' ');
   const tool = kind === 'plain' ? undefined : kind === 'once' ? 'count_once' : 'count';
@@ -40,5 +50,6 @@ export function makeMessage(
     tool: new RegExp(`^${told} done ${token} ${words}$`),
     once: new RegExp(`^${told} done ${token} ${words}$`),
   };
-  return { kind, token, text: text[kind], answer: answer[kind], tool };
+  const mayEnd = options.mayEnd ?? ['assistant.final'];
+  return { kind, token, text: text[kind], answer: answer[kind], tool, mayEnd };
 }

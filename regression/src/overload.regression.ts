@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { waitFor } from '@signalbox/testkit/wait';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, expect, onTestFailed, test } from 'vitest';
 import { type Cluster, startCluster } from './cluster.ts';
 import { type Held, heldBy, inspected } from './heap.ts';
 import { createLedger } from './ledger.ts';
@@ -54,6 +54,12 @@ async function flood(
 }
 
 test('at ten times the service rate for two minutes waiting is bounded, refusals are 429, memory is flat, and it drains', async () => {
+  onTestFailed(() => {
+    for (const { name, logs, running } of cluster.replicas) {
+      const alarms = logs.filter(({ level }) => level === 'ERROR' || level === 'CRITICAL');
+      console.log(name, running ? 'runs' : 'has ended', JSON.stringify(alarms.slice(-5)));
+    }
+  });
   cluster.model.setFaults([{ tokensPerSecond: 40 }]);
   const [gateway] = cluster.gateways;
   const [worker] = cluster.workers;

@@ -37,11 +37,15 @@ function turn(turnId: string, of = message): Given[] {
 const stored = (events: readonly SeenEvent[]) => events.filter(({ type }) => type !== 'assistant.delta');
 
 /** The faults of a session of turns a and b, with these events, and other readings where given. */
-function judge(union: readonly SeenEvent[], readings: Partial<Readings> = {}): string {
+function judge(
+  union: readonly SeenEvent[],
+  readings: Partial<Readings> = {},
+  first = [accepted('a')],
+): string {
   const talk: Talk = {
     tenant: { tenant: 'acme', key: '' },
     sessionId: 's',
-    accepted: [accepted('a'), accepted('b', other)],
+    accepted: [...first, accepted('b', other)],
     follower: undefined,
     say: () => Promise.reject(new Error('not here')),
     open: () => [],
@@ -118,7 +122,16 @@ describe('the check finds', () => {
       type: 'assistant.error',
       data: { ...event.data, error_code: 'RETRY_BUDGET_SPENT', message: 'given up' },
     }));
-    expect(judge(events)).toContain('ended with RETRY_BUDGET_SPENT');
+    expect(judge(events)).toContain('ended with assistant.error');
+  });
+
+  test('a cancelled turn that nobody might cancel, and one whose text is not what was shown', () => {
+    const cancelled = (fields: object) =>
+      changed(3, (event) => ({ ...event, type: 'turn.cancelled', data: { ...event.data, ...fields } }));
+    expect(judge(cancelled({}))).toContain('ended with turn.cancelled');
+    const may = [{ ...accepted('a'), message: { ...message, mayEnd: ['turn.cancelled'] as const } }];
+    expect(judge(cancelled({}), {}, may)).toBe('');
+    expect(judge(cancelled({ text: 'else' }), {}, may)).toContain('its end says "else"');
   });
 
   test("another session's text or turn", () => {

@@ -94,16 +94,22 @@ function oneEndEach(accepted: readonly Accepted[], events: readonly SeenEvent[])
 
 /** Turns of a session one after the other, in the order of their accepts. */
 function inOrder(accepted: readonly Accepted[], events: readonly SeenEvent[]): string[] {
-  const order = accepted.map(({ turnId }) => turnId);
-  const ends = events.filter(({ type }) => isTerminalEvent(type)).map(({ data }) => data.turn_id);
+  // A turn that never ran (waits, is rejected, is cancelled while it waits) is spoken of while another runs.
+  const ran = new Set(events.filter(({ type }) => runs.has(type)).map(({ data }) => data.turn_id));
+  const order = accepted.map(({ turnId }) => turnId).filter((turnId) => ran.has(turnId));
+  const said = events.filter(({ type, data }) => type !== 'turn.queued' && ran.has(data.turn_id));
+  const ends = said.filter(({ type }) => isTerminalEvent(type)).map(({ data }) => data.turn_id);
   const wanted = order.filter((turnId) => ends.includes(turnId));
   if (wanted.some((turnId, index) => ends[index] !== turnId))
     return [`turns ended as ${ends.join(', ')}, accepted as ${order.join(', ')}`];
-  // Waiting turns may be spoken of while another runs; what a run says comes in one piece.
-  const running = events.filter(({ type }) => type !== 'turn.queued').map(({ data }) => data.turn_id);
-  const pieces = running.filter((turnId, index) => turnId !== running[index - 1]);
+  // What a run says comes in one piece.
+  const turns = said.map(({ data }) => data.turn_id);
+  const pieces = turns.filter((turnId, index) => turnId !== turns[index - 1]);
   return pieces.length === new Set(pieces).size ? [] : [`turns are mixed: ${pieces.join(', ')}`];
 }
+
+/** Events that only a turn has that runs or ran. */
+const runs = new Set(['turn.started', 'turn.resumed', 'assistant.delta', 'assistant.final']);
 
 /** Tokens and turns that this session never had: another's, another tenant's. */
 function strangers(accepted: readonly Accepted[], events: readonly SeenEvent[]): string[] {
@@ -141,14 +147,14 @@ function faultsOfTurn({ turnId, message }: Accepted, events: readonly SeenEvent[
     } else if (type === 'tool.result') {
       const callId = String(data.call_id);
       results.set(callId, (results.get(callId) ?? 0) + 1);
-    } else if (type === 'assistant.final') {
+    } else if (isTerminalEvent(type) && !message.mayEnd.some((end) => end === type)) {
+      faults.push(`ended with ${type}: ${JSON.stringify(data)}`);
+    } else if (type === 'assistant.final' || type === 'turn.cancelled') {
       if (data.text !== state.text)
-        faults.push(`its deltas join to "${state.text}", its final says "${data.text}"`);
+        faults.push(`its deltas join to "${state.text}", its end says "${data.text}"`);
       if (data.length !== [...String(data.text)].length) faults.push(`length ${data.length} is wrong`);
-      if (!message.answer.test(String(data.text)))
+      if (type === 'assistant.final' && !message.answer.test(String(data.text)))
         faults.push(`was asked "${message.text}" and answered "${data.text}"`);
-    } else if (type === 'assistant.error') {
-      faults.push(`ended with ${data.error_code}: ${data.message}`);
     }
   }
   for (const [callId, times] of results) if (times > 1) faults.push(`call ${callId} has ${times} results`);

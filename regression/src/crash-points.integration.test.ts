@@ -1,0 +1,58 @@
+import type { FailPointName } from '@signalbox/lifecycle/fail-point';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { type Cluster, startCluster } from './cluster.ts';
+import { createLedger, type Figures } from './ledger.ts';
+
+// Each point once, by SIGKILL. A round kills one replica of several services at once, which is harder and takes less time;
+// the other ways to break, one at a time, are in crash-points.regression.ts.
+const rounds: readonly Readonly<Record<string, FailPointName>>[] = [
+  {
+    'gateway-1': 'accept.committed',
+    'worker-1': 'outbox.published',
+    'executor-1': 'intake.committed',
+    'relay-1': 'relay.sent',
+  },
+  { 'gateway-1': 'stream.stored', 'worker-1': 'turn.step_done', 'executor-1': 'outbox.committed' },
+  { 'gateway-1': 'stream.appended', 'worker-1': 'turn.deltas_acknowledged', 'executor-1': 'call.done' },
+];
+
+let cluster: Cluster;
+beforeAll(async () => {
+  cluster = await startCluster({ proxies: false });
+  cluster.model.setFaults([{ tokensPerSecond: 200 }]);
+}, 90_000);
+afterAll(() => cluster?.close(), 30_000);
+
+describe.each(rounds.map((armed) => ({ armed })))('while processes are killed', ({ armed }) => {
+  let figures: Figures;
+  beforeAll(async () => {
+    const since = new Date();
+    const ledger = createLedger(cluster);
+    try {
+      await Promise.all(
+        Object.entries(armed).map(async ([name, point]) => {
+          const replica = cluster.replica(name);
+          if (replica.running) await replica.stop();
+          await replica.start({ FAIL_POINT: `${point}:2` });
+          await replica.ready();
+        }),
+      );
+      // This one leaves its rows to the relays: without it they would have no work to die at.
+      if ('relay-1' in armed) await cluster.replica('gateway-2').restart({ OUTBOX_FAST_MAX_ROWS: '1' });
+      await ledger.traffic({ sessions: 10, messages: 3 });
+      await Promise.all(Object.keys(armed).map((name) => cluster.replica(name).gone()));
+      figures = await ledger.check();
+    } catch (error) {
+      throw new Error(`what was there:\n${await cluster.told(since)}`, { cause: error });
+    } finally {
+      ledger.close();
+    }
+  }, 60_000);
+
+  test.each(Object.entries(armed))('%s at %s: every message has its one answer', async (name, point) => {
+    const { process } = cluster.replica(name);
+    expect(process.exit()).toEqual({ code: null, signal: 'SIGKILL' });
+    expect(process.logs.at(-1)).toMatchObject({ event: 'fail_point.reached', fail_point: point });
+    expect(figures).toMatchObject({ accepted: 30, finals: 30 });
+  });
+});
