@@ -144,6 +144,58 @@ describe('appending', () => {
     expect((await shown()).text).toBe('abcd');
   });
 
+  it.each([
+    ['cancelled while it waited', 'c'],
+    ['rejected', 'q'],
+    ['of which something is told', 'e'],
+    ['that failed before it began', 'x'],
+  ] as const)('loses nothing of the turn that runs by another one %s', async (_, kind) => {
+    const others = [newId(), newId(), newId()];
+    await append(event(1, { kind: 's', attempt: 2 }), event(2, { attempt: 2, text: 'ab' }));
+    await append(event(3, { kind, turn: others[0] ?? '' }), event(4, { attempt: 2, at: 2, text: 'cd' }));
+    await append(
+      event(5, { kind, turn: others[1] ?? '' }),
+      event(6, { attempt: 2, at: 2, text: 'cd' }), // sent twice: the length shown still stands
+      event(7, { kind, turn: others[2] ?? '', attempt: 3 }),
+      event(8, { attempt: 1, at: 4, text: 'a holder that lost its lease' }),
+      event(9, { attempt: 2, at: 4, text: 'ef' }),
+      event(10, { kind: 'x', attempt: 2 }),
+      event(11, { attempt: 2, at: 6, text: 'late' }),
+    );
+    expect(await shown()).toEqual({
+      ids: ['1-1', '1-2', '1-3', '1-4', '1-5', '1-7', '1-9', '1-10'],
+      text: 'abcdef',
+      at: [0, 2, 4],
+    });
+  });
+
+  it('ends a turn that is cancelled, and shows nothing of it afterwards', async () => {
+    const next = newId();
+    await append(event(1, { kind: 's' }), event(2, { text: 'half' }), event(3, { kind: 'c' }));
+    await append(event(4, { at: 4, text: ' an answer' }), event(5, { kind: 'e' }));
+    await append(event(6, { kind: 's', turn: next }), event(7, { turn: next, text: '!' }));
+    await append(event(8, { at: 4, text: ' an answer' }), event(9, { turn: next, at: 1, text: '!' }));
+    expect(await shown()).toEqual({
+      ids: ['1-1', '1-2', '1-3', '1-5', '1-6', '1-7', '1-9'],
+      text: 'half!!',
+      at: [0, 0, 1],
+    });
+  });
+
+  it('shows no late text of an ended turn, however many were cancelled while they waited', async () => {
+    await append(event(1, { kind: 's' }), event(2, { text: 'whole' }), event(3, { kind: 'x' }));
+    for (let i = 0; i < 40; i += 1) await append(event(10 + i, { kind: i % 2 ? 'c' : 'q', turn: newId() }));
+    await append(event(60, { at: 5, text: ' and more' }));
+    expect((await shown()).text).toBe('whole');
+  });
+
+  it('shows no late text of a cancelled turn whose state had expired when it was cancelled', async () => {
+    await append(event(1, { kind: 's' }), event(2, { text: 'half' }));
+    await redis.run((client) => client.del(streamKeys(prefix).state('acme', sessionId)));
+    await append(event(3, { kind: 'c' }), event(4, { at: 4, text: ' an answer' }));
+    expect((await shown()).text).toBe('half');
+  });
+
   it('takes up in the middle of a turn whose beginning it never saw', async () => {
     await append(event(10, { at: 40, text: 'tail' }), event(11, { at: 44, text: '.' }));
     expect(await shown()).toMatchObject({ text: 'tail.', at: [40, 44] });

@@ -3,7 +3,7 @@ import type { IntakeRecord } from '@signalbox/messaging/messaging';
 import { formatStreamId, type StreamPosition } from './stream-id.ts';
 
 /** What an event means to the append script (stream-scripts.ts tells each). */
-export type EventKind = 'd' | 't' | 'r' | 's' | 'x' | 'q' | 'e';
+export type EventKind = 'd' | 't' | 'r' | 's' | 'x' | 'c' | 'q' | 'e';
 
 /** A record of conversation.outbound as its session's stream takes it. */
 export interface StreamEvent {
@@ -36,7 +36,7 @@ function kindOf(type: string): EventKind {
   if (type === 'assistant.thinking') return 't';
   if (type === 'turn.resumed') return 'r';
   if (type === 'turn.started') return 's';
-  // Neither belongs to a turn that runs, so neither may end the open one.
+  if (type === 'turn.cancelled') return 'c';
   if (type === 'turn.queued' || type === 'turn.rejected') return 'q';
   return isTerminalEvent(type) ? 'x' : 'e';
 }

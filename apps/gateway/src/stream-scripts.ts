@@ -8,14 +8,19 @@
  * code points, and for a piece of text its JSON without `at` and `text`, a line feed, and the text; for any other event
  * its JSON.
  *
- * Kinds: `d` delta, `t` thinking, `r` turn.resumed (at = keep_chars), `s` turn.started, `x` terminal,
- * `q` of a turn that does not run yet, `e` any other.
+ * Kinds: `d` delta, `t` thinking, `r` turn.resumed (at = keep_chars), `s` turn.started, `x` the end of a turn that ran,
+ * `c` turn.cancelled, of one that ran or waited, `q` of a turn that has not run, `e` any other.
  *
  * For each event of a session, in order:
  * - an id not above the last one is a redelivery: ignored;
  * - an attempt below the one shown belongs to a holder that lost its lease, as does text of an ended turn: dropped.
  *     holder A (attempt 1) stalls → B takes over: turn.resumed (attempt 2) → A wakes and sends → its records are in the
  *     log, behind B's, and are not shown;
+ * - only what a turn's holder sends while it runs (`s`, `r`, text) makes it the open one. Others say things of other turns
+ *   in the middle of its text, and none of them may touch it: its later text would be that of an ended turn.
+ *     T1 runs → T2 and T3 wait behind it → T2 is cancelled → T1's next delta
+ *   The end of another turn is remembered, so that no late text of it is shown; not that of one that never ran (a cancel
+ *   while the state is there), for sixteen of them would push out one that did;
  * - of a piece that begins below the length shown, the part below is cut: a record that the producer sent twice;
  * - `p` keeps the id of the entry before it, empty when that is not known (a reader then asks Postgres).
  * A wake-up goes out even when nothing was added: the reader that missed it the first time gets it now. It is the last
@@ -70,6 +75,10 @@ local function append(entriesKey, stateKey, channel, from, to)
         keep = true
       elseif id ~= turn and string.find(ended, id, 1, true) then
         keep = not piece
+      elseif id ~= turn and (kind == 'x' or kind == 'c') then
+        if kind == 'x' or not (state[2] or added > 0) then finish(id) end
+      elseif id ~= turn and turn ~= '' and kind == 'e' then
+        keep = true
       else
         if id ~= turn then
           finish(turn)
@@ -84,7 +93,7 @@ local function append(entriesKey, stateKey, channel, from, to)
         if keep then
           if kind == 's' then shown.d, shown.t = 0, 0
           elseif kind == 'r' then shown.d, shown.t = at, -1
-          elseif kind == 'x' then
+          elseif kind == 'x' or kind == 'c' then
             finish(id)
             turn, attempt = '', 0
             shown.d, shown.t = -1, -1

@@ -1,7 +1,6 @@
 import { type FaultProxy, startFaultProxy } from '@signalbox/testkit/fault-proxy';
 import { testInfra } from '@signalbox/testkit/infra';
 import type { SpawnedService } from '@signalbox/testkit/service';
-import type { SseEvent } from '@signalbox/testkit/sse';
 import { waitFor } from '@signalbox/testkit/wait';
 import { afterAll, beforeAll, beforeEach, expect, it } from 'vitest';
 import {
@@ -12,6 +11,7 @@ import {
   post,
   turnEvents,
 } from './gateway-fixture.ts';
+import { ended, readToEnd, shape } from './read-streams.ts';
 
 /** What streams make of a Redis that is away, slow or has lost its memory, and of entries that it no longer has. */
 
@@ -41,19 +41,9 @@ beforeEach(async () => {
   turnId = body.turn_id;
 });
 
-const ended = (events: readonly SseEvent[]) => events.some(({ event }) => event === 'assistant.final');
-const ids = (events: readonly SseEvent[]) => events.map(({ id, raw }) => `${id} ${raw}`);
 const keys = (kind: string) => `${fixture.redisPrefix}stream:{acme:${sessionId}}:${kind}`;
 
-async function whole(lastEventId?: string): Promise<readonly SseEvent[]> {
-  await using stream = await follow(
-    gateway,
-    acme,
-    sessionId,
-    lastEventId === undefined ? {} : { lastEventId },
-  );
-  return [...(await stream.until(ended, 20_000))];
-}
+const whole = (lastEventId?: string) => readToEnd(gateway, acme, sessionId, lastEventId, 20_000);
 
 it('appends again what an emptied Redis has lost, and only then answers a resume', async () => {
   const pieces = ['a', 'b', 'c', 'd', 'e'];
@@ -61,7 +51,7 @@ it('appends again what an emptied Redis has lost, and only then answers a resume
   const all = await whole();
   await fixture.emptyRedis();
   // In the middle of the text: Postgres alone could not tell the pieces.
-  expect(ids(await whole(all[2]?.id))).toEqual(ids(all.slice(3)));
+  expect(shape(await whole(all[2]?.id))).toEqual(shape(all.slice(3)));
   expect(await gateway.metric('gateway_stream_rebuilds_total')).toBeGreaterThan(6);
 });
 
@@ -74,7 +64,7 @@ it('goes on for a reader that is live while Redis loses its memory', async () =>
   await fixture.publish('acme', sessionId, events.slice(3));
   const seen = await stream.until(ended, 20_000);
   expect(new Set(seen.map(({ id }) => id)).size).toBe(seen.length);
-  expect(ids(seen)).toEqual(ids(await whole()));
+  expect(shape(seen)).toEqual(shape(await whole()));
   expect(seen).toHaveLength(events.length);
   await stream.close();
 });
@@ -119,7 +109,7 @@ it('waits with an open stream while Redis is away, and then shows all in order',
   await fixture.publish('acme', sessionId, events.slice(3));
   expect((await post(gateway, acme, { message: 'still accepting' })).status).toBe(202);
   await proxy.heal();
-  expect(ids(await live.until(ended, 20_000))).toEqual(ids(await opened.until(ended, 20_000)));
+  expect(shape(await live.until(ended, 20_000))).toEqual(shape(await opened.until(ended, 20_000)));
   expect(live.events).toHaveLength(events.length);
   await Promise.all([live.close(), opened.close()]);
 });

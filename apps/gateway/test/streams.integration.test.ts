@@ -13,6 +13,7 @@ import {
   post,
   turnEvents,
 } from './gateway-fixture.ts';
+import { ended, readToEnd, shape, textOf } from './read-streams.ts';
 
 let fixture: GatewayFixture;
 let first: SpawnedService;
@@ -26,30 +27,13 @@ beforeAll(async () => {
 });
 afterAll(() => fixture?.close());
 
-const ended = (events: readonly SseEvent[]) => events.some(({ event }) => event === 'assistant.final');
-const shape = (events: readonly SseEvent[]) => events.map(({ id, event, raw }) => `${id} ${event} ${raw}`);
-
-function textOf(events: readonly SseEvent[]): string {
-  return events
-    .filter(({ event }) => event === 'assistant.delta')
-    .map(({ data }) => (data as { text: string }).text)
-    .join('');
-}
-
 async function session() {
   const { body } = await post(first, acme, { message: 'hello' });
   return { sessionId: body.session_id, turnId: body.turn_id };
 }
 
-async function whole(sessionId: string, service = first, lastEventId?: string): Promise<readonly SseEvent[]> {
-  await using stream = await follow(
-    service,
-    acme,
-    sessionId,
-    lastEventId === undefined ? {} : { lastEventId },
-  );
-  return [...(await stream.until(ended))];
-}
+const whole = (sessionId: string, service = first, lastEventId?: string) =>
+  readToEnd(service, acme, sessionId, lastEventId);
 
 describe('a session stream', () => {
   it('misses nothing for a client that connects before, between and after, on either replica', async () => {
