@@ -9,14 +9,31 @@ import {
 import type { OutgoingMessage } from '@signalbox/messaging/messaging';
 import type { CallPayload } from './call-payload.ts';
 
+/** What names a call, in a request as in a cancel. */
+type CallNames = Pick<ToolRequested, 'call_id' | 'turn_id' | 'session_id' | 'step' | 'tool'>;
 type Answer = Pick<CallPayload, 'request' | 'record_key' | 'reply_to' | 'request_id'>;
 
 /** The value of the answer that ends a call. */
 export function outcomeValue(
-  request: ToolRequested,
+  request: CallNames,
   outcome: Omit<ToolOutcomeReported, 'call_id' | 'turn_id' | 'session_id' | 'step' | 'tool'>,
 ): ToolOutcomeReported {
   return { ...callOf(request), ...outcome };
+}
+
+/** Of a call that nobody waits for any more. `ranMs`: for how long it ran before its process was ended; it may have begun. */
+export function cancelledOutcome(call: CallNames, ranMs: number | undefined): ToolOutcomeReported {
+  return outcomeValue(call, {
+    outcome: 'cancelled',
+    output: '',
+    truncated: false,
+    duration_ms: Math.round(ranMs ?? 0),
+    error_code: 'TOOL_CANCELLED',
+    message:
+      ranMs === undefined
+        ? 'cancelled before it began'
+        : 'cancelled while it ran; whether it took effect is not known',
+  });
 }
 
 /** The call runs; told for calls that take a while, so that somebody who waits sees that it was not lost. */
@@ -29,7 +46,7 @@ export function outcomeMessage(tenant: string, answer: Answer, value: ToolOutcom
   return message(tenant, answer, 'tool.outcome', value);
 }
 
-function callOf({ call_id, turn_id, session_id, step, tool }: ToolRequested) {
+function callOf({ call_id, turn_id, session_id, step, tool }: CallNames): CallNames {
   return { call_id, turn_id, session_id, step, tool };
 }
 

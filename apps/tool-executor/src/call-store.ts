@@ -21,6 +21,12 @@ export interface CallStore {
   finish(item: WorkItem, lease: Lease, outcome: ToolOutcomeReported, answer: OutgoingMessage): Promise<void>;
   /** Sends what is told on the way, while the lane is still the holder's. Faults as `finish`. */
   tell(item: WorkItem, lease: Lease, message: OutgoingMessage): Promise<void>;
+  /** Keeps the outcome of a call that ended before it ran, and answers with what was asked; undefined if it had one. */
+  endWaiting(
+    tx: Queryable,
+    call: { readonly tenant: string; readonly id: string },
+    outcome: ToolOutcomeReported,
+  ): Promise<{ readonly payload: unknown; readonly traceparent: string | undefined } | undefined>;
   /** Outcomes of those calls that have one, by `tenant id`. */
   outcomes(
     tx: Queryable,
@@ -37,6 +43,7 @@ const tellCall = {
   name: 'tool_executor_tell_call',
   text: `select ${put} from tool_executor.tell_call($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
 };
+const endWaitingCall = 'select payload, traceparent from tool_executor.end_waiting_call($1, $2, $3)';
 const storedOutcomes = 'select tenant, id, outcome from tool_executor.stored_outcomes($1, $2)';
 
 export function callStore(database: Queryable, outbox: Pick<Outbox, 'writer' | 'committed'>): CallStore {
@@ -69,6 +76,13 @@ export function callStore(database: Queryable, outbox: Pick<Outbox, 'writer' | '
       ),
     tell: ({ tenant, key }, { owner, fence }, message) =>
       send(message, (columns) => database.query(tellCall, [tenant, key, owner, fence, ...columns])),
+    async endWaiting(tx, { tenant, id }, outcome) {
+      const values = [tenant, id, JSON.stringify(outcome)];
+      const [row] = await tx.query<{ payload: unknown; traceparent: string | null }>(endWaitingCall, values);
+      return row === undefined
+        ? undefined
+        : { payload: row.payload, traceparent: row.traceparent ?? undefined };
+    },
     async outcomes(tx, calls) {
       const rows = await tx.query<{ tenant: string; id: string; outcome: unknown }>(storedOutcomes, [
         calls.map(({ tenant }) => tenant),

@@ -31,11 +31,13 @@ function request(changes: Partial<ToolRequested> = {}): ToolRequested {
 /** Runs with a pool that remembers what it was asked. */
 async function run(changes: Partial<CallToRun> = {}, found: TenantTool | undefined = tool) {
   const asked: CallLimits[] = [];
+  const keys: string[] = [];
   const parts: RunCallParts = {
     findTool: async () => found,
     checkArguments: argumentsChecker(),
     pool: {
-      run: async (_, limits) => {
+      run: async ({ idempotency_key }, limits) => {
+        keys.push(idempotency_key);
         asked.push(limits);
         return { outcome: 'ok', output: 'done', truncated: false };
       },
@@ -51,7 +53,7 @@ async function run(changes: Partial<CallToRun> = {}, found: TenantTool | undefin
     signal,
     ...changes,
   });
-  return { outcome, asked };
+  return { outcome, asked, keys };
 }
 
 test('a call runs within the shortest of its bounds', async () => {
@@ -62,7 +64,9 @@ test('a call runs within the shortest of its bounds', async () => {
 });
 
 test('a second try is made for an idempotent tool alone', async () => {
-  expect((await run({ attempt: 2 })).outcome.outcome).toBe('ok');
+  const again = await run({ attempt: 2 });
+  expect(again.outcome.outcome).toBe('ok');
+  expect(again.keys).toEqual(['k']);
   const { outcome, asked } = await run({ attempt: 2 }, { ...tool, idempotent: false });
   expect(outcome).toMatchObject({ outcome: 'unknown', error_code: 'TOOL_OUTCOME_UNKNOWN', output: '' });
   expect(asked).toEqual([]);

@@ -25,7 +25,7 @@ export interface CallToRun {
   readonly request: ToolRequested;
   /** Tries, this one included. */
   readonly attempt: number;
-  /** Aborts when the lease is lost or the worker stops; then the child is killed and this rejects. */
+  /** Aborts when the lease is lost, the worker stops or the call is cancelled: the child is killed and this rejects. */
   readonly signal: AbortSignal;
 }
 
@@ -82,7 +82,7 @@ export async function runCall(parts: RunCallParts, call: CallToRun): Promise<Too
   // Policy (allow, deny, ask a person) decides here, once it is there: before anything runs, after all that can be
   // refused without it.
   const verdict = await pool.run(
-    { tool: name, arguments: args },
+    { tool: name, arguments: args, idempotency_key: request.idempotency_key },
     { ...limits, wallMs: Math.min(limits.timeoutMs, tool.timeoutMs, leftMs) },
     { signal },
   );

@@ -1,3 +1,6 @@
+import { mkdtempSync, readFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { type FaultProxy, startFaultProxy } from '@signalbox/testkit/fault-proxy';
 import { spawnService } from '@signalbox/testkit/service';
 import { sleep, waitFor } from '@signalbox/testkit/wait';
@@ -73,26 +76,32 @@ test('routes answer at once while broker and database are black holes', async ()
  * A's started records may be acknowledged and not yet deleted when it dies; B's outcome then waits behind them for the
  * relay (delivery rule 5), so the relay runs here. It is the last test: the dead member holds its partitions for 6 s.
  */
-test('after a crash an idempotent call runs again, any other is told as unknown', async () => {
+test('after a crash an idempotent call runs again under its key, any other is told as unknown, a cancelled one as that', async () => {
   await using relay = await spawnService('outbox-sync', harness.env);
   await using first = await harness.start();
-  const again = await harness.ask({ tool: 'sleep' });
+  const file = join(mkdtempSync(join(tmpdir(), 'signalbox-test-')), 'tries');
+  const again = await harness.ask({ tool: 'note', arguments: { file, tries: 2 } });
   const once = await harness.ask({ tool: 'sleep_once' });
-  await Promise.all([running(again), running(once)]);
+  const cancelled = await harness.ask({ tool: 'sleep_once' });
+  await Promise.all([running(again), running(once), running(cancelled)]);
   first.kill('SIGKILL');
   await first.exited;
+  expect(await harness.cancelElsewhere(cancelled)).toBe('running');
   await using second = await harness.start({}, { ready: false });
   expect(await harness.outcome(once)).toMatchObject({
     outcome: 'unknown',
     error_code: 'TOOL_OUTCOME_UNKNOWN',
   });
-  expect(await harness.outcome(again)).toMatchObject({ outcome: 'wall_limit' });
+  expect(await harness.outcome(again)).toMatchObject({ outcome: 'ok', output: 'noted' });
+  const tries = readFileSync(file, 'utf8').trim().split('\n');
+  expect(tries.map((line) => line.replace(/^\d+ /, ''))).toEqual(Array(2).fill(`key of ${again}`));
+  expect(await harness.outcome(cancelled)).toMatchObject({ outcome: 'cancelled' });
   // B reads the requests again that A had not committed, and answers them from the stored outcomes.
   await waitFor(
     () => second.logs.some(({ event }) => event === 'consumer.assigned'),
     (assigned) => assigned,
   );
-  for (const callId of [once, again]) {
+  for (const callId of [once, again, cancelled]) {
     const [told, ...repeats] = harness.outcomes(callId);
     for (const repeat of repeats) {
       expect(repeat).toEqual(told);

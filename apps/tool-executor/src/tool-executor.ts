@@ -17,6 +17,7 @@ import { startWorker } from '@signalbox/work/worker';
 import { payloadFormats } from './call-payload.ts';
 import { callStore } from './call-store.ts';
 import { argumentsChecker } from './check-arguments.ts';
+import { callCounter } from './count-calls.ts';
 import { keepPublishing } from './publish-catalog.ts';
 import { readToolsModule } from './sandbox/child-protocol.ts';
 import { SandboxPool } from './sandbox/sandbox-pool.ts';
@@ -65,17 +66,19 @@ export async function toolExecutor(lifecycle: Lifecycle, toolsModule: string): P
   const tools = await readToolsModule(toolsModule);
   const { outbox } = messaging;
   const store = callStore(database, outbox);
+  const implemented = new Set(tools.map(({ name }) => name));
+  const countCall = callCounter(log, metrics, implemented);
   const queue = workQueue(database, 'tool_executor');
   const worker = startWorker({
     ...workCalls({
       store,
       fail: (item, lease, why) => queue.finish(database, item, lease, 'failed', why),
       log,
-      metrics,
+      countCall,
       pool,
       findTool: toolLookup(database),
       checkArguments: argumentsChecker(),
-      implemented: new Set(tools.map(({ name }) => name)),
+      implemented,
       limits: settings,
     }),
     database,
@@ -122,7 +125,7 @@ export async function toolExecutor(lifecycle: Lifecycle, toolsModule: string): P
     topic: 'tool.requests',
     group: serviceName,
     inbox: 'own-row',
-    handler: takeRequests(worker, store),
+    handler: takeRequests({ worker, store, countCall, log }),
     onCommitted: () => worker.wake(),
   });
   lifecycle.background('catalog', (signal) => keepPublishing({ database, outbox, tools, log }, signal));

@@ -3,12 +3,13 @@ import { asFault, isFault } from '@signalbox/faults/fault';
 import { failPoint } from '@signalbox/lifecycle/fail-point';
 import { pause } from '@signalbox/lifecycle/pause';
 import { runWithContext } from '@signalbox/telemetry/context';
-import type { Logger, Metrics } from '@signalbox/telemetry/telemetry';
+import type { Logger } from '@signalbox/telemetry/telemetry';
 import { attribute, type Span, withSpan } from '@signalbox/telemetry/trace';
-import type { Lease, WorkItem } from '@signalbox/work/worker';
-import { outcomeMessage, outcomeValue, startedMessage } from './answers.ts';
+import type { Lease, WorkerOptions, WorkItem } from '@signalbox/work/worker';
+import { cancelledOutcome, outcomeMessage, outcomeValue, startedMessage } from './answers.ts';
 import { type CallPayload, readPayload } from './call-payload.ts';
 import type { CallStore } from './call-store.ts';
+import type { CountCall } from './count-calls.ts';
 import { type RunCallParts, runCall } from './run-call.ts';
 
 export interface WorkCallsParts extends RunCallParts {
@@ -16,48 +17,31 @@ export interface WorkCallsParts extends RunCallParts {
   /** Ends an item that cannot even be answered. */
   readonly fail: (item: WorkItem, lease: Lease, why: string) => Promise<unknown>;
   readonly log: Logger;
-  readonly metrics: Metrics;
+  readonly countCall: CountCall;
 }
 
 /** A call that runs longer than this tells that it has started; shorter ones are over before anybody has read it. */
 const tellStartedAfterMs = 250;
 const storeAgainMs = 250;
 
-/** What the worker runs of an item, and what it does when its tries are spent. */
-export interface CallWork {
-  run(item: WorkItem, lease: Lease): Promise<void>;
-  giveUp(item: WorkItem, lease: Lease, error: unknown): Promise<void>;
-}
+/** What the worker runs of an item, and what it does when its tries are spent or nobody waits for it. */
+export type CallWork = Required<Pick<WorkerOptions, 'run' | 'giveUp' | 'cancelled'>>;
 
 export function workCalls(parts: WorkCallsParts): CallWork {
-  const { store, log, metrics, implemented } = parts;
-  const requests = metrics.counter('tool_executor_requests_total', {
-    help: 'Tool calls that ended, by tool and outcome.',
-    labels: ['tool', 'outcome'],
-  });
-  const seconds = metrics.histogram('tool_executor_execution_seconds', {
-    help: 'Time from the start of a tool call to its outcome.',
-    labels: ['tool'],
-  });
+  const { store, log, countCall } = parts;
+  /** Monotonic times at which runs began here. */
+  const beganAt = new WeakMap<WorkItem, number>();
 
   async function finish(item: WorkItem, lease: Lease, payload: CallPayload, outcome: ToolOutcomeReported) {
     await persistently(lease, () =>
       store.finish(item, lease, outcome, outcomeMessage(item.tenant, payload, outcome)),
     );
-    const tool = implemented.has(outcome.tool) ? outcome.tool : 'unknown'; // labels are bounded
-    requests.add(1, { tool, outcome: outcome.outcome });
-    seconds.record(outcome.duration_ms / 1_000, { tool });
-    log.info('tool.finished', {
-      tool: outcome.tool,
-      callId: outcome.call_id,
-      outcome: outcome.outcome,
-      ms: outcome.duration_ms,
-      attempt: item.attempt,
-    });
+    countCall(outcome, item.attempt);
   }
 
   async function runItem(item: WorkItem, lease: Lease, payload: CallPayload, span: Span): Promise<void> {
     const startedAt = new Date();
+    beganAt.set(item, performance.now());
     const slow = setTimeout(() => {
       store.tell(item, lease, startedMessage(item.tenant, payload, startedAt)).catch((error: unknown) => {
         log.debug('tool.started_not_told', { error }); // the outcome is what counts
@@ -75,53 +59,60 @@ export function workCalls(parts: WorkCallsParts): CallWork {
     await finish(item, lease, payload, outcome);
   }
 
-  /** Nobody can be answered: who asked is not known. It is seen in the log and on its row. */
-  async function failUnread(item: WorkItem, lease: Lease): Promise<void> {
-    log.error('tool.call_not_read', { itemId: item.id, format: item.format });
-    await parts.fail(item, lease, 'the payload is not one that this release reads');
+  /** In the trace and with the log fields of the call. One that cannot be read can be answered to nobody. */
+  async function inCall(
+    item: WorkItem,
+    lease: Lease,
+    name: string,
+    act: (payload: CallPayload, span: Span) => Promise<void>,
+  ): Promise<void> {
+    const payload = readPayload(item);
+    if (payload === undefined) {
+      log.error('tool.call_not_read', { itemId: item.id, format: item.format });
+      await parts.fail(item, lease, 'the payload is not one that this release reads');
+      return;
+    }
+    const { request } = payload;
+    const context = { requestId: payload.request_id, tenantId: item.tenant, sessionId: request.session_id };
+    const attributes = {
+      'tool.name': request.tool,
+      [attribute.eventId]: payload.event_id,
+      [attribute.turnId]: request.turn_id,
+      [attribute.sessionId]: request.session_id,
+      [attribute.tenantId]: item.tenant,
+      [attribute.callId]: request.call_id,
+      [attribute.attempt]: item.attempt,
+    };
+    await runWithContext(context, () =>
+      withSpan(`${name} ${request.tool}`, { attributes, parent: item.traceparent }, (span) =>
+        act(payload, span),
+      ),
+    );
   }
 
   return {
-    async run(item, lease) {
-      const payload = readPayload(item);
-      if (payload === undefined) {
-        await failUnread(item, lease);
-        return;
-      }
-      const { request } = payload;
-      const context = { requestId: payload.request_id, tenantId: item.tenant, sessionId: request.session_id };
-      const attributes = {
-        'tool.name': request.tool,
-        [attribute.eventId]: payload.event_id,
-        [attribute.turnId]: request.turn_id,
-        [attribute.sessionId]: request.session_id,
-        [attribute.tenantId]: item.tenant,
-        [attribute.callId]: request.call_id,
-        [attribute.attempt]: item.attempt,
-      };
-      await runWithContext(context, () =>
-        withSpan(`tool ${request.tool}`, { attributes, parent: item.traceparent }, (span) =>
-          runItem(item, lease, payload, span),
-        ),
-      );
-    },
-    async giveUp(item, lease, error) {
-      const payload = readPayload(item);
-      if (payload === undefined) {
-        await failUnread(item, lease);
-        return;
-      }
-      const { code, message } = asFault(error);
-      const outcome = outcomeValue(payload.request, {
-        outcome: 'error',
-        output: '',
-        truncated: false,
-        duration_ms: 0,
-        error_code: code,
-        message,
-      });
-      await finish(item, lease, payload, outcome);
-    },
+    run: (item, lease) => inCall(item, lease, 'tool', (payload, span) => runItem(item, lease, payload, span)),
+    giveUp: (item, lease, error) =>
+      inCall(item, lease, 'give up tool', async (payload) => {
+        const { code, message } = asFault(error);
+        const outcome = outcomeValue(payload.request, {
+          outcome: 'error',
+          output: '',
+          truncated: false,
+          duration_ms: 0,
+          error_code: code,
+          message,
+        });
+        await finish(item, lease, payload, outcome);
+      }),
+    /** The child is gone by now: the run that it belonged to waited for its end. */
+    cancelled: (item, lease) =>
+      inCall(item, lease, 'cancel tool', async (payload) => {
+        const began = beganAt.get(item);
+        const ranMs = began === undefined ? undefined : performance.now() - began;
+        // Claimed as cancelled, by a process that did not run it: the one before may have.
+        await finish(item, lease, payload, cancelledOutcome(payload.request, ranMs ?? 0));
+      }),
   };
 }
 

@@ -6,6 +6,7 @@ import { givenSources } from '@signalbox/config/sources';
 import { newId } from '@signalbox/contracts/ids';
 import { sessionKey } from '@signalbox/contracts/keys';
 import type { ToolCatalogued } from '@signalbox/contracts/tool-catalog';
+import type { ToolCancelRequested, ToolRequested } from '@signalbox/contracts/tool-requests';
 import type { ToolOutcomeReported } from '@signalbox/contracts/tool-results';
 import { readValue } from '@signalbox/contracts/validate';
 import { type IntakeRecord, openMessaging } from '@signalbox/messaging/messaging';
@@ -29,6 +30,9 @@ export interface Ask {
   readonly replyTo?: string;
   readonly traceparent?: string;
 }
+
+/** A call that was asked for, as a cancel names it. */
+type AskedCall = Omit<ToolCancelRequested, 'call_id'>;
 
 /** The rest of the world as tool-executor sees it: who asks, who reads the answers, the database behind. */
 export async function startHarness(tools: readonly Tool[]) {
@@ -82,37 +86,54 @@ export async function startHarness(tools: readonly Tool[]) {
   collect('tool.results', results);
   collect('tool.catalog', catalog);
 
+  const asked = new Map<string, AskedCall>();
+  const request = (
+    eventType: 'tool.requested' | 'tool.cancel_requested',
+    of: string,
+    value: ToolRequested | ToolCancelRequested,
+    headers: Record<string, string>,
+  ) =>
+    messaging.producer.direct({
+      topic: 'tool.requests',
+      key: sessionKey(of, value.session_id),
+      headers: {
+        tenant_id: of,
+        session_id: value.session_id,
+        event_id: newId(),
+        event_type: eventType,
+        schema: 'tool.requests.v1',
+        correlation_id: value.call_id,
+        ...headers,
+      },
+      value,
+    });
+
   async function ask(given: Ask): Promise<string> {
-    const session = given.session ?? newId();
     const turn = newId();
     const callId = given.callId ?? createHash('sha256').update(turn).digest('hex').slice(0, 32);
-    const eventId = newId();
-    await messaging.producer.direct({
-      topic: 'tool.requests',
-      key: sessionKey(tenant, session),
-      headers: {
-        tenant_id: tenant,
-        session_id: session,
-        event_id: eventId,
-        event_type: 'tool.requested',
-        schema: 'tool.requests.v1',
-        reply_to: given.replyTo ?? 'conversation-worker',
-        correlation_id: callId,
-        ...(given.traceparent === undefined ? {} : { traceparent: given.traceparent }),
-      },
-      value: {
-        call_id: callId,
-        turn_id: turn,
-        session_id: session,
-        step: 1,
-        attempt: 1,
-        tool: given.tool,
-        arguments: given.arguments ?? {},
-        deadline_at: new Date(Date.now() + (given.deadlineMs ?? 30_000)).toISOString(),
-        idempotency_key: callId,
-      },
+    // One that is asked for again is of the same turn and session.
+    const session = given.session ?? newId();
+    const call = asked.get(callId) ?? { turn_id: turn, session_id: session, step: 1, tool: given.tool };
+    asked.set(callId, call);
+    const value = {
+      ...call,
+      call_id: callId,
+      attempt: 1,
+      arguments: { ...given.arguments },
+      deadline_at: new Date(Date.now() + (given.deadlineMs ?? 30_000)).toISOString(),
+      idempotency_key: `key of ${callId}`,
+    };
+    await request('tool.requested', tenant, value, {
+      reply_to: given.replyTo ?? 'conversation-worker',
+      ...(given.traceparent === undefined ? {} : { traceparent: given.traceparent }),
     });
     return callId;
+  }
+
+  /** Asks for the end of a call that was asked for here, or of one that nobody has asked for. */
+  async function cancel(callId: string, by = tenant): Promise<void> {
+    const call = asked.get(callId) ?? { turn_id: newId(), session_id: newId(), step: 1, tool: 'sleep' };
+    await request('tool.cancel_requested', by, { ...call, call_id: callId }, {});
   }
 
   const records = (callId: string) => results.filter(({ headers }) => headers.correlation_id === callId);
@@ -126,6 +147,12 @@ export async function startHarness(tools: readonly Tool[]) {
     database,
     topics,
     ask,
+    cancel,
+    /** The same as the intake of another replica does it. Answers what the call was. */
+    async cancelElsewhere(callId: string): Promise<string | undefined> {
+      const sql = `SELECT was FROM tool_executor.work_cancel($1, $2, NULL, '{}')`;
+      return (await own.query<{ was: string }>(sql, [tenant, callId]))[0]?.was;
+    },
     /** Answers to a call, in the order of the topic. */
     records,
     /** Waits for so many outcomes of a call and returns the last. */

@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import { writeSync } from 'node:fs';
+import { appendFileSync, readFileSync, writeSync } from 'node:fs';
 import { echo } from '../src/tools/echo.ts';
 import { type Tool, ToolError } from '../src/tools/tool.ts';
 
@@ -26,6 +26,12 @@ export const tools: readonly Tool[] = [
   }),
   tool('sleep', never),
   tool('sleep_once', never, false),
+  // Says into a file who ran and under which key, and ends only in a second try.
+  tool('note', ({ file, tries }, { idempotencyKey }) => {
+    appendFileSync(String(file), `${process.pid} ${idempotencyKey}\n`);
+    const written = readFileSync(String(file), 'utf8').trim().split('\n').length;
+    return written < Number(tries) ? never() : 'noted';
+  }),
   tool('heap', () => {
     const kept: object[] = [];
     for (;;) {

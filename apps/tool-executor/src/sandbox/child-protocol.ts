@@ -4,6 +4,8 @@ import type { Tool } from '../tools/tool.ts';
 export interface SandboxCall {
   readonly tool: string;
   readonly arguments: Readonly<Record<string, unknown>>;
+  /** The call's, the same in every try of it: what a tool gives to where its effect is, so that it has it once. */
+  readonly idempotency_key: string;
 }
 
 /** A child answers `ready`, then any number of `progress`, then `done` or `failed`. */

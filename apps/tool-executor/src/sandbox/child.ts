@@ -18,7 +18,11 @@ if (line !== undefined) {
   await serve(JSON.parse(line));
 }
 
-async function serve({ tool: name, arguments: args }: SandboxCall): Promise<void> {
+async function serve({
+  tool: name,
+  arguments: args,
+  idempotency_key: idempotencyKey,
+}: SandboxCall): Promise<void> {
   const parent = process.ppid;
   setInterval(() => {
     if (process.ppid !== parent) {
@@ -31,7 +35,7 @@ async function serve({ tool: name, arguments: args }: SandboxCall): Promise<void
     return;
   }
   try {
-    send('done', await tool.run(args, { progress: (text) => send('progress', text) }));
+    send('done', await tool.run(args, { idempotencyKey, progress: (text) => send('progress', text) }));
   } catch (error) {
     send('failed', error instanceof ToolError ? error.message : `${error}`);
   }

@@ -11,8 +11,9 @@ const limits: CallLimits = { wallMs: 10_000, cpuSeconds: 1, memoryMb: 64, output
 const pool = new SandboxPool({ size: 4, warm: 2, toolsModule, cpuSeconds: 1, memoryMb: 64 });
 afterAll(() => pool.close());
 
+const asked = (tool: string, args: object = {}) => ({ tool, arguments: { ...args }, idempotency_key: 'k' });
 const run = (tool: string, args: object = {}, changed: Partial<CallLimits> = {}) =>
-  pool.run({ tool, arguments: { ...args } }, { ...limits, ...changed });
+  pool.run(asked(tool, args), { ...limits, ...changed });
 
 const alive = (pid: number) => {
   try {
@@ -148,7 +149,7 @@ describe('what else may happen to a child', () => {
 
   test('progress on the way', async () => {
     const heard: string[] = [];
-    const verdict = await pool.run({ tool: 'progress', arguments: {} }, limits, {
+    const verdict = await pool.run(asked('progress'), limits, {
       onProgress: (text) => heard.push(text),
     });
     expect(heard).toEqual(['half']);
@@ -166,7 +167,7 @@ describe('what else may happen to a child', () => {
 
   test('an abort kills it', async () => {
     const abort = new AbortController();
-    const call = pool.run({ tool: 'sleep', arguments: {} }, limits, { signal: abort.signal });
+    const call = pool.run(asked('sleep'), limits, { signal: abort.signal });
     setTimeout(() => abort.abort(new Error('stop')), 50);
     await expect(call).rejects.toThrow('stop');
   });
@@ -208,7 +209,7 @@ test('a pool whose children cannot start says so, and is quiet when closed', asy
     memoryMb: 64,
     onStartFailed: (error) => failures.push(error),
   });
-  const call = broken.run({ tool: 'echo', arguments: {} }, limits);
+  const call = broken.run(asked('echo'), limits);
   const refused = expect(call).rejects.toThrow('closed');
   await waitFor(
     () => failures.length,

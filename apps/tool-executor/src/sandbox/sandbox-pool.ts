@@ -71,7 +71,7 @@ export class SandboxPool {
 
   /**
    * Runs the call in a child of its own. The wall limit counts from when a child has it. Rejects when `signal` aborts
-   * (the child is killed) or the pool is closed; everything else is a verdict.
+   * before there is a verdict (the child is killed) or the pool is closed; everything else is a verdict.
    */
   async run(
     call: SandboxCall,
@@ -80,12 +80,18 @@ export class SandboxPool {
   ): Promise<Verdict> {
     signal?.throwIfAborted();
     const sandbox = await this.#take(signal);
-    const stop = () => sandbox.kill();
+    let stopped = false;
+    const stop = () => {
+      stopped = sandbox.busy; // a verdict that came first stands: the call has had its effect
+      sandbox.kill();
+    };
     signal?.addEventListener('abort', stop, { once: true });
     this.#busy += 1;
     try {
       const verdict = await sandbox.run(call, limits, onProgress);
-      signal?.throwIfAborted();
+      if (stopped) {
+        signal?.throwIfAborted();
+      }
       if (verdict.outcome === 'ok') {
         this.#completed += 1;
       } else {

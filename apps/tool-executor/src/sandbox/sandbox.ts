@@ -111,6 +111,11 @@ export class Sandbox {
     return this.#state.name === 'idle';
   }
 
+  /** Whether a call is in it that has no verdict yet. */
+  get busy(): boolean {
+    return this.#state.name === 'busy';
+  }
+
   kill(): void {
     this.#kill('stop');
   }

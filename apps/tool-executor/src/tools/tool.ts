@@ -1,4 +1,6 @@
 export interface ToolContext {
+  /** The same in every try of one call, after a crash too, and no other call's: for where the effect is. */
+  readonly idempotencyKey: string;
   /** Tells the caller how far the call is; shown, never part of the output. */
   progress(text: string): void;
 }

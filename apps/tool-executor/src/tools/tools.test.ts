@@ -5,7 +5,7 @@ import { echo } from './echo.ts';
 import { evaluate } from './expression.ts';
 import { inZone, timestamp } from './timestamp.ts';
 
-const context = { progress: () => undefined };
+const context = { idempotencyKey: 'k', progress: () => undefined };
 
 describe('arithmetic', () => {
   test.each([
