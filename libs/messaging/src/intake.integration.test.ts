@@ -3,7 +3,7 @@ import { fault } from '@signalbox/faults/fault';
 import { startFaultProxy } from '@signalbox/testkit/fault-proxy';
 import { waitFor } from '@signalbox/testkit/wait';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import { createEffects, effectsOf, messageOf, sendRaw } from '../test/effects.ts';
+import { createEffects, effectsOf, messageOf } from '../test/effects.ts';
 import { inbound, type Process, Stack } from '../test/stack.ts';
 import type { IntakeHandler } from './intake.ts';
 import type { ConsumeOptions } from './messaging.ts';
@@ -116,110 +116,6 @@ describe('intake', () => {
     expect(seen.filter((text) => text === 'one' || text === 'two')).toEqual([]);
   });
 
-  it('turns every kind of poison into a dead letter with its bytes, and its neighbours have their effect', async () => {
-    const { run, start } = reader();
-    const session = newId();
-    const good = {
-      event_id: newId(),
-      event_type: 'message.posted',
-      schema: 'conversation.inbound.v1',
-      tenant_id: 'acme',
-      session_id: session,
-    };
-    const value = (text: string) =>
-      JSON.stringify({
-        session_id: session,
-        turn_id: newId(),
-        event_id: newId(),
-        persona_id: 'p',
-        message: text,
-        accepted_at: new Date().toISOString(),
-      });
-    const key = `acme:${session}`;
-    await sendRaw(stack, key, value('before'), good);
-    await sendRaw(stack, key, '{"not json', { ...good, event_id: newId() });
-    await sendRaw(stack, key, Buffer.from([0xff, 0xfe, 0x00]), { ...good, event_id: newId() });
-    await sendRaw(stack, key, 'null', { ...good, event_id: newId() });
-    await sendRaw(stack, key, null, { ...good, event_id: newId() });
-    await sendRaw(stack, key, '{}', { ...good, event_id: newId() });
-    await sendRaw(stack, key, value('x'), { ...good, event_id: newId(), tenant_id: 'globex' });
-    await sendRaw(stack, key, value('x'), { ...good, event_id: newId(), session_id: newId() });
-    await sendRaw(stack, key, value('x'), { ...good, event_id: 'no-uuid' });
-    await sendRaw(stack, key, value('x'), { ...good, event_id: newId(), schema: 'conversation.inbound.v99' });
-    await sendRaw(stack, key, value('x'), { ...good, event_id: newId(), key_id: 'k1' });
-    await sendRaw(stack, 'no colon', value('x'), { ...good, event_id: newId() });
-    await sendRaw(stack, null, value('x'), {});
-    await sendRaw(stack, key, `${'['.repeat(20_000)}${']'.repeat(20_000)}`, { ...good, event_id: newId() });
-    await sendRaw(stack, key, value('x'), {
-      ...good,
-      event_id: newId(),
-      event_type: 'constructor',
-      bad: Buffer.from([0, 0xff]),
-    });
-    await sendRaw(stack, key, value('after'), { ...good, event_id: newId() });
-    start();
-    await waitFor(
-      () => texts(run, session),
-      (got) => got.includes('after'),
-      { label: 'the record behind the poison' },
-    );
-    expect((await texts(run, session)).filter((text) => text !== 'x')).toEqual(['before', 'after']);
-    const letters = await waitFor(
-      () => deadLetters(run),
-      (got) => got.length === 14,
-      { label: '14 dead letters' },
-    );
-    expect(letters.map(({ reason }) => reason).sort()).toEqual(
-      [
-        'bad_headers',
-        'bad_headers',
-        'bad_headers',
-        'bad_key',
-        'bad_key',
-        'content',
-        'not_json',
-        'not_json',
-        'not_json',
-        'schema',
-        'schema',
-        'schema',
-        'schema',
-        'schema',
-      ].sort(),
-    );
-    expect(letters.some(({ value: bytes }) => bytes?.equals(Buffer.from('{"not json')))).toBe(true);
-    const dlq = await waitFor(
-      () => stack.read('conversation.inbound.dlq'),
-      (got) => got.length >= 14,
-      { label: 'the records in the dlq' },
-    );
-    const told: { reason: string; value_base64: string }[] = dlq.map((record) => JSON.parse(record.value));
-    expect(
-      told.some((each) => Buffer.from(each.value_base64 ?? '', 'base64').toString() === '{"not json'),
-    ).toBe(true);
-  });
-
-  it('finds the one record that the handler cannot take, whatever it throws', async () => {
-    const session = newId();
-    const sender = stack.process();
-    open.add(sender);
-    const handler = effectsOf('run-crash', (records) => {
-      const texts = records.map(messageOf);
-      if (texts.includes('type error')) throw new TypeError('x is not a function'); // stops a bare kafkajs consumer for good
-      if (texts.includes('plain')) throw new Error('no'); // loops for ever in one
-      if (texts.includes('thrown text')) throw 'text';
-    });
-    await send(sender, session, '1', '2', 'type error', '3', 'plain', 'thrown text', '4');
-    startReader('run-crash', { handler }, {});
-    await waitFor(
-      () => texts('run-crash', session),
-      (got) => got.length === 4,
-      { label: 'all but the three' },
-    );
-    expect(await texts('run-crash', session)).toEqual(['1', '2', '3', '4']);
-    expect(await handlerFailures('run-crash')).toEqual(['type error', 'plain', 'thrown text']);
-  });
-
   it('a unique violation in the handler does not poison the records around it', async () => {
     const session = newId();
     const sender = stack.process();
@@ -294,33 +190,6 @@ describe('intake', () => {
     );
     expect(await texts(run, session)).toEqual(['a', 'b', 'c']);
     expect(await handlerFailures(run)).toEqual([]);
-  });
-
-  it('keeps the offset of poison whose dead letter cannot be stored', async () => {
-    const { run, start } = reader();
-    const session = newId();
-    await stack.database.query(
-      `alter table messaging.dead_letters add constraint nothing check (false) not valid`,
-    );
-    await sendRaw(stack, `acme:${session}`, 'x', {
-      event_id: newId(),
-      tenant_id: 'acme',
-      event_type: 'message.posted',
-      schema: 'conversation.inbound.v1',
-    });
-    const { process, consumer } = start();
-    await waitFor(
-      () => process.log.lines,
-      (lines) => lines.filter(({ event }) => event === 'consumer.paused').length >= 2,
-      { label: 'two tries' },
-    );
-    expect(consumer.assigned().length).toBe(6);
-    await stack.database.query(`alter table messaging.dead_letters drop constraint nothing`);
-    await waitFor(
-      () => deadLetters(run),
-      (got) => got.some(({ value }) => value?.toString() === 'x'),
-      { label: 'the dead letter after all' },
-    );
   });
 
   it('hands over what handlers return with the commit, and none of it when the transaction fails', async () => {

@@ -1,4 +1,4 @@
-import { describePoison } from '../test/conformance/poison-suite.ts';
+import { conformance } from '../test/conformance/conformance.ts';
 import { kafkajsBus } from './kafkajs-bus.ts';
 
-describePoison('kafkajs', kafkajsBus);
+conformance.poison('kafkajs', kafkajsBus);

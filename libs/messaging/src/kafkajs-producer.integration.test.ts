@@ -1,4 +1,4 @@
-import { describeProducer } from '../test/conformance/producer-suite.ts';
+import { conformance } from '../test/conformance/conformance.ts';
 import { kafkajsBus } from './kafkajs-bus.ts';
 
-describeProducer('kafkajs', kafkajsBus);
+conformance.producer('kafkajs', kafkajsBus);

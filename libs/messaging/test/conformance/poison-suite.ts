@@ -213,7 +213,7 @@ export function describePoison(name: string, bus: BusClient): void {
       }
       expect(await effects('alone', session)).toEqual(wanted(all));
       await judge(process, 'alone', all);
-    });
+    }, 90_000);
   });
 }
 

@@ -152,6 +152,17 @@ export function describeProducer(name: string, bus: BusClient): void {
       );
     });
 
+    it('takes thousands of small records for one partition at once', async () => {
+      const { messaging } = process();
+      const key = `acme:${newId()}`;
+      // In one request the broker refuses so many together.
+      const sends = Array.from({ length: 6_000 }, (_, n) =>
+        messaging.producer.direct(record(key, String(n))),
+      );
+      await Promise.all(sends);
+      expect((await logOf(key)).map(({ value }) => value)).toEqual(sends.map((_, n) => String(n)));
+    });
+
     it('starts while the broker is away', async () => {
       await proxy.refuse();
       const { messaging } = process();

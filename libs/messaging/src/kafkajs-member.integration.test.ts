@@ -1,4 +1,0 @@
-import { describeMember } from '../test/conformance/member-suite.ts';
-import { kafkajsBus } from './kafkajs-bus.ts';
-
-describeMember('kafkajs', kafkajsBus);
