@@ -11,12 +11,12 @@ let model: Model;
 
 beforeAll(async () => {
   endpoint = await scriptedEndpoint();
-  http = createBoundedFetch({ maxConnections: 2, idleTimeoutMs: 200 });
+  http = createBoundedFetch({ maxConnections: 2, idleTimeoutMs: 1_000 });
   model = createAnthropicModel({
     baseUrl: endpoint.url,
     apiKey: 'key-of-the-test',
     model: 'claude',
-    timeoutMs: 300,
+    timeoutMs: 1_500,
     http,
   });
 });

@@ -31,6 +31,9 @@ export function createBoundedFetch(options: BoundedFetchOptions): BoundedFetch {
 
   function send(url: URL, init: RequestInit, body: string): Promise<Response> {
     return new Promise((resolve, reject) => {
+      const { signal } = init;
+      // Before there is a request: destroying one that nobody listens to yet is an uncaught error of the process.
+      if (signal?.aborted) return reject(signal.reason);
       const secure = url.protocol === 'https:';
       const agent = secure ? agents.secure : agents.plain;
       const outgoing = (secure ? requestSecure : requestPlain)(url, {
@@ -38,7 +41,6 @@ export function createBoundedFetch(options: BoundedFetchOptions): BoundedFetch {
         method: init.method ?? 'GET',
         headers: headersOf(init, body),
       });
-      const { signal } = init;
       let answer: IncomingMessage | undefined;
       // Not node's own `signal`: a request that still waits for a connection would hear of the abort when it gets one.
       const abort = () => {
@@ -46,7 +48,6 @@ export function createBoundedFetch(options: BoundedFetchOptions): BoundedFetch {
         answer?.destroy(asError(signal?.reason));
         reject(signal?.reason);
       };
-      if (signal?.aborted) return abort();
       signal?.addEventListener('abort', abort, { once: true });
       outgoing.on('close', () => signal?.removeEventListener('abort', abort));
       // Destroying the request would tell the reader of an answer that has begun only that it was aborted.

@@ -12,12 +12,12 @@ let model: Model;
 
 beforeAll(async () => {
   endpoint = await scriptedEndpoint();
-  http = createBoundedFetch({ maxConnections: 2, idleTimeoutMs: 200 });
+  http = createBoundedFetch({ maxConnections: 2, idleTimeoutMs: 1_000 });
   model = createOpenAiModel({
     baseUrl: `${endpoint.url}/v1`,
     apiKey: 'key-of-the-test',
     model: 'm1',
-    timeoutMs: 300,
+    timeoutMs: 1_500,
     http,
   });
 });

@@ -1,0 +1,59 @@
+import { createServer } from 'node:http';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import { type BoundedFetch, createBoundedFetch } from './bounded-fetch.ts';
+
+const server = createServer((_request, response) => {
+  response.writeHead(200);
+  response.write('begun'); // and never ended
+});
+let url: string;
+let http: BoundedFetch;
+const uncaught: unknown[] = [];
+const onUncaught = (error: unknown) => void uncaught.push(error);
+
+beforeAll(async () => {
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const address = server.address();
+  url = `http://127.0.0.1:${typeof address === 'object' ? address?.port : 0}`;
+  http = createBoundedFetch({ maxConnections: 1, idleTimeoutMs: 5_000 });
+  process.on('uncaughtException', onUncaught);
+});
+afterAll(() => {
+  process.off('uncaughtException', onUncaught);
+  http.close();
+  server.closeAllConnections();
+  server.close();
+});
+
+/** Errors of destroyed sockets come a few turns of the event loop later. */
+const turns = async (count: number) => {
+  for (let at = 0; at < count; at += 1) await new Promise((resolve) => setImmediate(resolve));
+};
+
+it('fails a call alone, and not the process, whenever its abort comes', async () => {
+  const reason = new Error('no longer wanted');
+  await expect(http.fetch(url, { signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
+
+  const first = new AbortController();
+  const answer = await http.fetch(url, { signal: first.signal });
+  expect(answer.status).toBe(200);
+
+  // The only connection is taken: this one waits for it.
+  const second = new AbortController();
+  const waiting = http.fetch(url, { signal: second.signal });
+  const waited = expect(waiting).rejects.toBe(reason);
+  await turns(2);
+  second.abort(reason);
+  await waited;
+
+  first.abort(reason);
+  await expect(answer.text()).rejects.toThrow();
+
+  const third = new AbortController();
+  const connecting = http.fetch(url, { signal: third.signal });
+  third.abort(reason);
+  await expect(connecting).rejects.toBe(reason);
+  await turns(20);
+  expect(uncaught).toEqual([]);
+  expect(http.connections()).toBe(0);
+});
