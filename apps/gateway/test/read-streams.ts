@@ -1,4 +1,5 @@
 import type { SseEvent } from '@signalbox/testkit/sse';
+import { comparePositions, parseStreamId } from '../src/stream-id.ts';
 import { follow, type OutboundEvent } from './gateway-fixture.ts';
 
 /** Whether an answer's end is among the events. */
@@ -35,12 +36,13 @@ export async function readToEnd(
   return [...(await stream.until(ended, timeoutMs))];
 }
 
-/** The order of two stream ids. */
-export function rises(a: string, b: string): boolean {
-  const [[epochA = 0n, offsetA = 0n], [epochB = 0n, offsetB = 0n]] = [a, b].map((id) =>
-    id.split('-').map(BigInt),
-  );
-  return epochA < epochB || (epochA === epochB && offsetA < offsetB);
+/** Whether each id comes after the one before it. */
+export function rise(ids: readonly (string | undefined)[]): boolean {
+  const at = ids.map((id) => parseStreamId(id ?? ''));
+  return at.every((here, i) => {
+    const before = at[i - 1];
+    return here !== undefined && (before === undefined || comparePositions(before, here) < 0);
+  });
 }
 
 /** A turn with everything in it: it waits, thinks, calls a tool, is taken over, and answers `One two three.` */
