@@ -1,5 +1,10 @@
+import { createRequire } from 'node:module';
+import { zstdCompressSync } from 'node:zlib';
 import type { SourceTopicName } from '@signalbox/contracts/topics';
+import type { Message } from 'kafkajs';
 import type { Stack } from './stack.ts';
+
+const require = createRequire(import.meta.url);
 
 /**
  * The broker as seen past the port: records of any bytes, offsets of groups and partitions. Whatever client is under
@@ -39,13 +44,7 @@ export async function sendWire(
     for (const request of requests(records)) {
       const answers = await producer.send({
         topic: stack.topics.prefix + topic,
-        messages: request.map((record) => ({
-          partition: record.partition,
-          key: record.key,
-          value: record.value,
-          headers: gathered(record.headers),
-          ...(record.timestampMs === undefined ? {} : { timestamp: String(record.timestampMs) }),
-        })),
+        messages: request.map(messageOf),
       });
       const next = new Map(answers.map(({ partition, baseOffset }) => [partition, BigInt(baseOffset ?? 0)]));
       for (const { partition } of request) {
@@ -58,6 +57,50 @@ export async function sendWire(
     await producer.disconnect();
   }
   return offsets;
+}
+
+/**
+ * Puts batches into the topic as other clients may write them: packed by a codec that no consumer of ours can unpack, in
+ * a transaction that is given up, in one that is kept.
+ */
+export async function sendForeignBatches(
+  stack: Stack,
+  topic: SourceTopicName,
+  batches: {
+    readonly packed: readonly WireRecord[];
+    readonly givenUp: readonly WireRecord[];
+    readonly kept: readonly WireRecord[];
+  },
+): Promise<void> {
+  const { CompressionCodecs, CompressionTypes } = require('kafkajs') as typeof import('kafkajs');
+  CompressionCodecs[CompressionTypes.ZSTD] = () => ({
+    compress: async ({ buffer }: { buffer: Buffer }) => zstdCompressSync(buffer),
+    decompress: async () => {
+      throw new Error('nobody here can unpack this');
+    },
+  });
+  const to = stack.topics.prefix + topic;
+  const producer = stack.kafka().producer({
+    allowAutoTopicCreation: false,
+    transactionalId: to,
+    idempotent: true,
+    maxInFlightRequests: 1,
+  });
+  await producer.connect();
+  try {
+    await producer.send({
+      topic: to,
+      compression: CompressionTypes.ZSTD,
+      messages: batches.packed.map(messageOf),
+    });
+    for (const which of ['givenUp', 'kept'] as const) {
+      const transaction = await producer.transaction();
+      await transaction.send({ topic: to, messages: batches[which].map(messageOf) });
+      await (which === 'kept' ? transaction.commit() : transaction.abort());
+    }
+  } finally {
+    await producer.disconnect();
+  }
 }
 
 /** Committed offsets of a group of `Stack.process`, by partition; −1 where there is none. */
@@ -115,6 +158,11 @@ function sizeOf({ key, value, headers }: WireRecord): number {
     (sum, [name, text]) => sum + name.length + text.length + 8,
     100 + (key?.length ?? 0) + (value?.length ?? 0),
   );
+}
+
+function messageOf({ partition, key, value, headers, timestampMs }: WireRecord): Message {
+  const timestamp = timestampMs === undefined ? {} : { timestamp: String(timestampMs) };
+  return { partition, key, value, headers: gathered(headers), ...timestamp };
 }
 
 function gathered(headers: WireRecord['headers']): Record<string, (Buffer | string)[]> {

@@ -6,7 +6,7 @@ import type { BusClient } from '../../src/bus-client.ts';
 import type { IntakeRecord } from '../../src/messaging.ts';
 import { createEffects, effectsOf } from '../effects.ts';
 import { type Process, Stack } from '../stack.ts';
-import { sendWire, type WireRecord } from '../wire.ts';
+import { sendForeignBatches, sendWire, type WireRecord } from '../wire.ts';
 import { type CorpusRecord, neighbour, poisonCorpus, pollution } from './poison-corpus.ts';
 
 const topic = 'conversation.inbound';
@@ -194,6 +194,26 @@ export function describePoison(name: string, bus: BusClient): void {
       );
       expect(appended).toEqual(wanted(sent));
       await judge(process, 'append', sent);
+    });
+
+    it('batches that other clients pack, or write in transactions, are read like any; what was given up is not there', async () => {
+      const session = newId();
+      const texts = (kind: string) => [1, 2, 3].map((n) => neighbour(session, `${kind} ${n}`));
+      await sendForeignBatches(stack, topic, {
+        packed: texts('packed'),
+        givenUp: texts('given up'),
+        kept: texts('kept'),
+      });
+      await sendWire(stack, topic, [neighbour(session, 'last')]);
+      const { process } = intake('foreign');
+      await waitFor(
+        () => effects('foreign', session),
+        (got) => got.includes('last'),
+        { timeoutMs: 15_000, label: 'the record behind them' },
+      );
+      const wanted = ['packed', 'kept'].flatMap((kind) => [1, 2, 3].map((n) => `${kind} ${n}`));
+      expect(await effects('foreign', session)).toEqual([...wanted, 'last']);
+      expect(process.log.lines.filter(({ event }) => disasters.has(event))).toEqual([]);
     });
 
     it('each alone, between two neighbours: its partition moves on before the next comes', async () => {
