@@ -1,4 +1,4 @@
-import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import { type ModelSimulator, startModelSimulator } from './server.ts';
 
 let model: ModelSimulator;
@@ -200,5 +200,34 @@ describe('faults', () => {
         conversation: expect.objectContaining({ messages: [{ role: 'user', text: 'say remembered' }] }),
       }),
     );
+  });
+
+  test('shows whether its reply went out whole or the client left before', async () => {
+    await chat('say to the end');
+    const leaving = new AbortController();
+    const left = fetch(new URL('/v1/chat/completions', model.url), {
+      method: 'POST',
+      body: JSON.stringify({
+        model: 'm',
+        stream: true,
+        messages: [{ role: 'user', content: 'say nothing yet' }],
+      }),
+      headers: { 'x-simulator-fault': 'hang=true' },
+      signal: leaving.signal,
+    });
+    const endOf = async (text: string) => {
+      const answer = await fetch(new URL('/admin/requests', model.url));
+      const seen: { ended?: string; conversation: { messages: { text: string }[] } }[] = JSON.parse(
+        await answer.text(),
+      );
+      return seen
+        .filter(({ conversation }) => conversation.messages[0]?.text === text)
+        .map(({ ended }) => ended);
+    };
+    await vi.waitFor(async () => expect(await endOf('say nothing yet')).toEqual([undefined]));
+    leaving.abort();
+    await expect(left).rejects.toThrow();
+    await vi.waitFor(async () => expect(await endOf('say nothing yet')).toEqual(['broken']));
+    expect(await endOf('say to the end')).toEqual(['whole']);
   });
 });

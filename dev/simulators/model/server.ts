@@ -174,6 +174,9 @@ interface SeenRequest {
   readonly path: string;
   readonly model: string;
   readonly conversation: Conversation;
+  /** Undefined while it is answered. `broken`: the connection closed before the whole reply was sent. */
+  ended?: 'whole' | 'broken';
+  ended_at?: string;
 }
 
 /** Starts the stand-in model; port 0 takes a free one. */
@@ -213,7 +216,12 @@ export async function startModelSimulator(
     }
     const conversation = wire.read(body);
     const model = typeof body.model === 'string' ? body.model : 'default';
-    seen.push({ at: new Date().toISOString(), path, model, conversation });
+    const one: SeenRequest = { at: new Date().toISOString(), path, model, conversation };
+    seen.push(one);
+    response.once('close', () => {
+      one.ended = response.writableFinished ? 'whole' : 'broken';
+      one.ended_at = new Date().toISOString();
+    });
     if (seen.length > requestsKept) seen.shift();
     const lastUserMessage = conversation.messages.findLast(({ role }) => role === 'user')?.text ?? '';
     const faults: Faults = { ...options.defaults, ...book.take(lastUserMessage), ...ordered };
