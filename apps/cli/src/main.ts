@@ -1,5 +1,6 @@
 import { asFault } from '@signalbox/faults/fault';
 import { Command } from 'commander';
+import { addDlqCommands } from './dlq-commands.ts';
 import { commandSettings, stackSettings } from './settings.ts';
 
 const print = (line: string): void => {
@@ -74,6 +75,8 @@ program
     const { showHealth } = await import('./show-health.ts');
     if (!(await showHealth(url ?? commandSettings(stackSettings).gatewayUrl, print))) process.exitCode = 1;
   });
+
+addDlqCommands(program, { print, note, write: (bytes) => void process.stdout.write(bytes) });
 
 function waitMsOf(wait: string | true | undefined): number {
   if (wait === undefined) return 0;

@@ -1,4 +1,5 @@
 import { kafkaSettings } from '@signalbox/config/kafka-settings';
+import { serviceSettings } from '@signalbox/config/service-settings';
 import { loadSettings, type Shape, secret, url } from '@signalbox/config/settings';
 import { processSources } from '@signalbox/config/sources';
 
@@ -28,7 +29,7 @@ export const migrateSettings = {
   ...kafkaSettings,
   databaseOwnerUrl: url({
     env: 'DATABASE_OWNER_URL',
-    doc: 'Postgres as the role that owns the tables; `signalbox migrate` alone reads it, no service has it.',
+    doc: 'Postgres as the role that owns the tables; read by `signalbox migrate` and `signalbox dlq`, no service has it.',
     schemes: ['postgres', 'postgresql'],
   }),
   databaseUrl: url({
@@ -37,6 +38,12 @@ export const migrateSettings = {
     schemes: ['postgres', 'postgresql'],
     optional: true,
   }),
+};
+
+/** What `signalbox dlq` needs: the role that owns the tables or a member of signalbox_queue, and where traces go. */
+export const dlqSettings = {
+  databaseOwnerUrl: migrateSettings.databaseOwnerUrl,
+  otlpEndpoint: serviceSettings.otlpEndpoint,
 };
 
 /**
