@@ -3,7 +3,7 @@ import { bootLog, writeLine } from './boot-log.ts';
 import { pause } from './pause.ts';
 import { runPhase, type StepReport, type StopPhase, type StopStep, stopPhases } from './stop-sequence.ts';
 
-export type { StepReport, StopPhase, StopStep } from './stop-sequence.ts';
+export { type StepReport, type StopPhase, type StopStep, stopPhases } from './stop-sequence.ts';
 
 /** What the stop sequence writes to: events with fields. The logger of `@signalbox/telemetry` is one. */
 export interface LifecycleLog {
