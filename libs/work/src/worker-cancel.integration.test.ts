@@ -1,4 +1,4 @@
-import { waitFor } from '@signalbox/testkit/wait';
+import { sleep, waitFor } from '@signalbox/testkit/wait';
 import { expect, test } from 'vitest';
 import { ownTestQueue, row } from '../test/test-queue.ts';
 import { finish, keptLog, ownWorkers, untilAborted } from '../test/test-worker.ts';
@@ -47,7 +47,7 @@ test('a cancel of a run in another process reaches it with a heartbeat, in less 
   for (const each of work) {
     askedAt.set(each.id, performance.now());
     expect(await cancelBy(elsewhere, each)).toEqual([{ id: each.id, was: 'running' }]);
-    await new Promise((resolve) => setTimeout(resolve, 37));
+    await sleep(37); // at other points of the beat
   }
   await allCancelled(work.length);
   const tookMs = work.map(({ id }) => (abortedAt.get(id) ?? Number.NaN) - (askedAt.get(id) ?? 0));
@@ -98,6 +98,21 @@ test.each([
     expect(await own.item(work.id)).toMatchObject({ state: 'cancelled', attempt: 1, last_error: null });
   },
 );
+
+test('an item that is enqueued and cancelled in one transaction is ended, whether it was claimed with it or waits', async () => {
+  const worker = start(own.database, (_, lease) => untilAborted(lease), { maxActive: 1 });
+  await waitFor(
+    () => worker.detail().status,
+    (status) => status === 'ok',
+  );
+  const [one, two] = [row('s1'), row('s2')];
+  const found = await own.database.transaction(async (tx) => {
+    await worker.enqueue(tx, [one, two]);
+    return [...(await worker.cancel(tx, request(one))), ...(await worker.cancel(tx, request(two)))];
+  });
+  expect(found.map(({ was }) => was)).toEqual(['running', 'waiting']);
+  await allCancelled(2);
+});
 
 test('a cancel that is rolled back ends nothing', async () => {
   const runs: Lease[] = [];

@@ -117,6 +117,20 @@ test('a run that stores no outcome is run again a few times, then fails, and say
   expect([count('work.no_outcome'), count('work.failed')]).toEqual([3, 1]);
 });
 
+test('what cannot be given up either ends as failed all the same', async () => {
+  const work = row('s1');
+  await own.queue.enqueue(own.database, [work]);
+  let told = 0;
+  const giveUp = async () => {
+    told += 1;
+    throw new Error('a defect');
+  };
+  start(own.database, async () => undefined, { maxLost: 1, giveUp });
+  await waitFor(own.states, (found) => found.failed === 1);
+  expect(told).toBe(1);
+  expect(await own.item(work.id)).toMatchObject({ lost: 2, attempt: 3 });
+});
+
 test('work that takes its process down is not started for ever', async () => {
   const work = row('s1');
   await own.queue.enqueue(own.database, [work]);

@@ -1,12 +1,11 @@
 import { newId } from '@signalbox/contracts/ids';
 import { fault } from '@signalbox/faults/fault';
 import type { Database } from '@signalbox/postgres/database';
-import { startTelemetry } from '@signalbox/telemetry/telemetry';
 import { startFaultProxy } from '@signalbox/testkit/fault-proxy';
 import { sleep, waitFor } from '@signalbox/testkit/wait';
 import { expect, test } from 'vitest';
-import { ownTestQueue, row, schema } from '../test/test-queue.ts';
-import { finish, keptLog, ownWorkers, untilAborted } from '../test/test-worker.ts';
+import { first, holder, ownTestQueue, row, schema, terms } from '../test/test-queue.ts';
+import { finish, keptLog, ownWorkers, readableMetrics, untilAborted } from '../test/test-worker.ts';
 import type { Lease, Worker, WorkItem } from './worker.ts';
 
 const own = ownTestQueue();
@@ -197,16 +196,7 @@ test('failures are retried with their count, then fail visibly: on the row, in t
   await own.queue.enqueue(own.database, work);
   const seen: string[] = [];
   const { log, lines, count } = keptLog();
-  const { metrics, metricsText } = startTelemetry({
-    service: 'test',
-    version: '1',
-    environment: 'dev',
-    instanceId: 'i',
-    tracing: false,
-    metrics: true,
-    logLevel: 'CRITICAL',
-    logFormat: 'json',
-  });
+  const { metrics, metricsText } = readableMetrics();
   const run = async (item: WorkItem) => {
     seen.push(`${item.key} ${item.attempt}`);
     throw item.key === 'never' ? fault('VALIDATION_ERROR', 'no') : new Error('a passing one');
@@ -232,6 +222,31 @@ test('failures are retried with their count, then fail visibly: on the row, in t
   expect(page).toContain('work_failed_total{queue="test",code="VALIDATION_ERROR",service="test"} 1');
   expect(page).toContain('work_failed_total{queue="test",code="INTERNAL_ERROR",service="test"} 2');
   expect(worker.detail()).toMatchObject({ status: 'ok', failed_total: 3, busy: 0 });
+});
+
+test('the gauges leave out what runs, is parked, stands behind that, or was cancelled', async () => {
+  const owner = newId();
+  const parked = row('parked');
+  const { claims } = await own.queue.enqueueAndClaim(own.database, [parked], 1, terms(owner));
+  await own.queue.park(own.database, first(claims).item, holder(owner, first(claims)), 1);
+  const cancelled = row('cancelled');
+  await own.queue.enqueue(own.database, [row('parked'), cancelled]);
+  await own.queue.cancel(own.database, { tenant: 'acme', key: 'cancelled', cancel: {} });
+  expect(await own.claim(owner)).toEqual([]);
+  await own.queue.enqueueAndClaim(own.database, [row('runs')], 1, terms(owner));
+  await own.queue.enqueue(own.database, [row('waits'), row('waits'), row('waits', 'globex')]);
+  await own.owner.query(
+    `UPDATE ${schema}.lanes SET ready_at = ready_at - interval '20 s' WHERE tenant = 'globex'`,
+  );
+
+  const { metrics, metricsText } = readableMetrics();
+  start(own.database, async () => undefined, { maxActive: 0, metrics });
+  const page = await waitFor(metricsText, (text) => text.includes('work_waiting{'));
+  expect(page).toContain('work_waiting{queue="test",service="test"} 3');
+  const [, oldest] = /^work_oldest_seconds\{queue="test",service="test"\} ([\d.]+)$/m.exec(page) ?? [];
+  expect(Number(oldest)).toBeGreaterThan(20);
+  expect(Number(oldest)).toBeLessThan(30);
+  expect(page).toContain('work_stuck_runs{queue="test",service="test"} 0');
 });
 
 test('what gives an item up says so itself, once its tries are spent', async () => {

@@ -1,7 +1,7 @@
 import { newId } from '@signalbox/contracts/ids';
 import type { Database } from '@signalbox/postgres/database';
 import { silentLog, silentMetrics } from '@signalbox/telemetry/silent';
-import type { LogFields, Logger } from '@signalbox/telemetry/telemetry';
+import { type LogFields, type Logger, startTelemetry } from '@signalbox/telemetry/telemetry';
 import { afterEach } from 'vitest';
 import { type Lease, startWorker, type Worker, type WorkerOptions, type WorkItem } from '../src/worker.ts';
 import { schema } from './test-queue.ts';
@@ -69,4 +69,18 @@ export function keptLog(): { log: Logger; lines: LogLine[]; count(event: string)
     enabled: () => true,
   };
   return { log, lines, count: (event) => lines.filter((line) => line.event === event).length };
+}
+
+/** Metrics that can be read as a scrape reads them. */
+export function readableMetrics() {
+  return startTelemetry({
+    service: 'test',
+    version: '1',
+    environment: 'dev',
+    instanceId: 'i',
+    tracing: false,
+    metrics: true,
+    logLevel: 'CRITICAL',
+    logFormat: 'json',
+  });
 }
