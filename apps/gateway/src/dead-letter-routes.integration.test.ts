@@ -259,6 +259,15 @@ describe('POST /v1/dlq/{topic}/{id}/replay', () => {
     });
     expect(status).toBe(403);
     expect(body).toMatchObject({ error_code: 'FORBIDDEN' });
+    const asItWas = await call(gateway, `/v1/dlq/tool.requests/${id}/replay`, { key: acme, body: {} });
+    expect(asItWas.status).toBe(202);
+  });
+
+  it('does not let a tenant put an old state of a compacted topic into force again', async () => {
+    const { id } = await file({ topic: 'tool.catalog' });
+    const { status } = await call(gateway, `/v1/dlq/tool.catalog/${id}/replay`, { key: acme, body: {} });
+    expect(status).toBe(403);
+    expect(ids(await call(gateway, '/v1/dlq/tool.catalog', { key: acme }))).toEqual([id]);
   });
 });
 

@@ -122,6 +122,10 @@ export function deadLetterRoutes(server: HttpServer, options: DeadLetterRouteOpt
       if (Object.keys(correction).length > 0 && !correctable.has(ref.topic)) {
         throw fault('FORBIDDEN', `records of ${ref.topic} are corrected by an operator`);
       }
+      // An old state put behind a newer one of its key would be in force.
+      if (topics[ref.topic].compacted) {
+        throw fault('FORBIDDEN', `states of ${ref.topic} are replayed by an operator`);
+      }
       const { traceparent } = request.observed;
       await writes.once(request, reply, async (tx) => {
         const replayed = await letters.replay(tx, {

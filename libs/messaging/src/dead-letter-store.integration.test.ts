@@ -29,7 +29,7 @@ const list = (tenant: string, topic?: TopicName) =>
   store.list({ tenant, topic, state: 'waiting', limit: 100 });
 const outboxOf = (session: string) =>
   stack.database.query<{ value: Buffer; headers: Record<string, string>; tenant: string }>(
-    'select value, headers, tenant from messaging.outbox where key = $1 order by id',
+    `select value, headers, tenant from messaging.outbox where key = $1 and topic not like '%.dlq' order by id`,
     [`acme:${session}`],
   );
 /** First copies: a relay repeats what a fast path has sent and not deleted yet. */
@@ -319,5 +319,39 @@ describe('a row that the broker refuses', () => {
     );
     expect(records[0]?.headers.replay_of).toBe(message.eventId);
     expect(JSON.parse(records[0]?.value ?? '')).toEqual(message.value);
+  });
+
+  it('stays in the outbox while its dead letter cannot be stored, and its key goes on', async () => {
+    const session = newId();
+    await stack.database.query(
+      `create function messaging.refuse() returns trigger language plpgsql as
+         $$ begin raise exception 'no dead letters now'; end $$`,
+    );
+    await stack.database.query(
+      `create trigger refuse before insert on messaging.dead_letters for each row execute function messaging.refuse()`,
+    );
+    await takeUpTo(100_000);
+    const messages = ['one', 'x'.repeat(300_000), 'two'].map((text) => inbound(session, text));
+    await process.database.transaction((tx) => process.messaging.outbox.put(tx, messages));
+    await waitFor(
+      () => process.log.lines.filter(({ event }) => event === 'outbox.dead_letter_failed'),
+      (failures) => failures.length >= 2,
+      { label: 'two tries' },
+    );
+    await waitFor(
+      () => outboxOf(session),
+      (rows) => rows.length === 1,
+      { label: 'the others sent' },
+    );
+    expect((await recordsOf(session)).map(textOf)).toEqual(['one', 'two']);
+    await stack.database.query('drop trigger refuse on messaging.dead_letters');
+    const found = await waitFor(
+      () => list('acme', 'conversation.inbound'),
+      (letters) => letters.length === 1,
+      { label: 'the dead letter' },
+    );
+    expect(found[0]?.eventId).toBe(messages[1]?.eventId);
+    expect(await outboxOf(session)).toEqual([]);
+    await takeUpTo(1_048_576);
   });
 });
