@@ -1,12 +1,16 @@
 import { loadSettings } from '@signalbox/config/settings';
 import { newId } from '@signalbox/contracts/ids';
+import { armFailPoint } from '@signalbox/lifecycle/fail-point';
+import { pause } from '@signalbox/lifecycle/pause';
 import { openMessaging } from '@signalbox/messaging/messaging';
-import { openDatabase } from '@signalbox/postgres/database';
+import { openDatabase, type Transaction } from '@signalbox/postgres/database';
 import { silentLog, silentMetrics } from '@signalbox/telemetry/silent';
 import { outboxSyncSettings } from '../src/settings.ts';
 
-// A process that writes to a few sessions until it is killed, and says after each commit how far it is.
+// A process that writes to a few sessions until it is killed, and says after each commit how far it is. It takes a breath
+// between two of them: tests run several beside each other.
 const settings = loadSettings('outbox-sync', outboxSyncSettings);
+armFailPoint(settings.failPoint);
 const database = openDatabase({
   url: settings.databaseUrl,
   poolSize: 4,
@@ -27,10 +31,21 @@ const messaging = openMessaging({
 });
 const sessions = (process.argv[2] ?? '').split(',');
 
+/** A commit whose answer is lost, or that meets a lock of a writer that stands still, is tried as another one. */
+async function committed(work: (tx: Transaction) => Promise<void>): Promise<void> {
+  for (;;) {
+    try {
+      return await database.transaction(work, { timeoutMs: 5_000 });
+    } catch {
+      await pause(20);
+    }
+  }
+}
+
 await Promise.all(
   sessions.map(async (session) => {
     for (let n = 1; n < 100_000; n += 1) {
-      await database.transaction((tx) =>
+      await committed((tx) =>
         messaging.outbox.put(tx, [
           {
             topic: 'conversation.inbound',
@@ -45,6 +60,7 @@ await Promise.all(
         ]),
       );
       process.stdout.write(`${JSON.stringify({ event: 'committed', session, n })}\n`);
+      await pause(5);
     }
   }),
 );
