@@ -1,4 +1,5 @@
 import { newId } from '@signalbox/contracts/ids';
+import { startFaultProxy } from '@signalbox/testkit/fault-proxy';
 import { waitFor } from '@signalbox/testkit/wait';
 import { describe, expect, it } from 'vitest';
 import { outboxStack, slots } from '../test/outbox-stack.ts';
@@ -162,6 +163,38 @@ describe('the outbox when something is away', () => {
       '4',
       '5',
     ]);
+  });
+
+  it('is full past its bound, and is not any more when its rows are out; nobody knows while the database is away', async () => {
+    await using database = await startFaultProxy({ url: outbox.stack.database.url });
+    const options = outbox.behindProxy();
+    const process = outbox.start({
+      ...options,
+      databaseUrl: database.url,
+      settings: { ...options.settings, outboxMaxRows: 5, outboxFastMaxAgeMs: 60_000 },
+    });
+    const session = newId();
+    const is = (full: boolean, pending: number | undefined) =>
+      waitFor(
+        () => ({ full: process.messaging.outbox.full, pending: process.messaging.outbox.load?.pending }),
+        (now) => now.full === full && now.pending === pending,
+        { label: `full: ${full}, pending: ${pending}` },
+      );
+    await outbox.put(process, inbound(session, 'warm'));
+    await outbox.emptied(session);
+    await is(false, 0);
+    await outbox.proxy.refuse();
+    await outbox.put(process, ...Array.from({ length: 5 }, (_, n) => inbound(session, String(n))));
+    await is(false, 5);
+    await outbox.put(process, inbound(session, '5'), inbound(session, '6'));
+    await is(true, 6); // counted no further
+    await database.refuse();
+    await is(false, undefined);
+    await database.heal();
+    await is(true, 6);
+    await outbox.proxy.heal();
+    await outbox.emptied(session);
+    await is(false, 0);
   });
 
   it('holds at most so many rows, and leaves the rest to the relay', async () => {

@@ -37,7 +37,7 @@ export interface Outbox {
    * Faults: DATABASE_UNAVAILABLE, KAFKA_UNAVAILABLE, ABORTED.
    */
   adopt(topic: TopicName, key: string, signal?: AbortSignal): Promise<void>;
-  /** Rows that wait in the whole outbox, as of at most two seconds ago; undefined until it could be read. */
+  /** Rows that wait in the whole outbox, as of about a second ago; undefined while it cannot be read. */
   readonly load: { readonly pending: number; readonly oldestSeconds: number } | undefined;
   /** Whether accepts must be refused (OUTBOX_FULL): more than OUTBOX_MAX_ROWS wait. */
   readonly full: boolean;
@@ -70,7 +70,10 @@ export function createOutbox(options: OutboxOptions): Outbox & { close(): void }
         (read) => {
           load = read;
         },
-        (error: unknown) => log.debug('outbox.load_unknown', { error }),
+        (error: unknown) => {
+          load = undefined; // an old figure would say that nothing changes while the database is away
+          log.debug('outbox.load_unknown', { error });
+        },
       )
       .finally(() => {
         reading = false;
