@@ -12,15 +12,16 @@ export interface ModelCall {
   readonly answer: AnswerStream;
   /** Aborts the call and closes its connection. */
   readonly signal: AbortSignal;
-  /** Aborts it too, but then what came so far is the outcome. */
+  /** These abort it too, but then what came so far is the outcome. */
   readonly timeUp: AbortSignal;
+  readonly cancelled: AbortSignal;
   readonly attributes: Readonly<Record<string, string | number>>;
   onFirstToken(): void;
 }
 
 export interface ModelRound {
   readonly outcome: ModelOutcome;
-  readonly end: ModelEnd | 'max_turn_time';
+  readonly end: ModelEnd | 'max_turn_time' | 'cancelled';
 }
 
 /**
@@ -30,8 +31,8 @@ export interface ModelRound {
  */
 export function callModel(call: ModelCall): Promise<ModelRound> {
   return withSpan('model.call', { kind: 'client', attributes: call.attributes }, async (span) => {
-    const { request, answer, timeUp } = call;
-    const signal = AbortSignal.any([call.signal, timeUp]);
+    const { request, answer, timeUp, cancelled } = call;
+    const signal = AbortSignal.any([call.signal, timeUp, cancelled]);
     const textFrom = answer.text.length;
     const calls: ModelToolCall[] = [];
     let end: ModelRound['end'] = 'stop';
@@ -67,8 +68,8 @@ export function callModel(call: ModelCall): Promise<ModelRound> {
         }
       }
     } catch (error) {
-      if (call.signal.aborted || !timeUp.aborted) throw error;
-      end = 'max_turn_time';
+      if (call.signal.aborted || !(timeUp.aborted || cancelled.aborted)) throw error;
+      end = cancelled.aborted ? 'cancelled' : 'max_turn_time';
     }
     answer.flush();
     const text = answer.text.slice(textFrom);

@@ -6,14 +6,15 @@ import { type TakeOutcomesParts, takeOutcomes } from './take-tool-outcomes.ts';
 
 const everyMs = 1_000;
 const atOnce = 100;
-const keepStepsMs = 8 * 86_400_000;
+const keepMs = 8 * 86_400_000;
 const pruneAtOnce = 5_000;
 const pruneEveryMs = 60_000;
 
 /**
  * The net under parked turns: a tool whose wait is over gets the outcome `unknown`, and its turn goes on with that. What
  * comes later for the call is stored as late_outcome. Every replica looks, once a second; an outcome counts once, and two
- * that look at the same moment are parted by the step's row. Also deletes steps that are older than their turns' rows.
+ * that look at the same moment are parted by the step's row. Also deletes what is older than a turn's row may become: steps, and
+ * the ids of actions.
  */
 export function endWaits(
   parts: TakeOutcomesParts & { readonly database: Database },
@@ -35,7 +36,7 @@ async function loop(
       await endExpired(parts);
       if (performance.now() >= pruneAt) {
         pruneAt = performance.now() + pruneEveryMs;
-        await parts.store.pruneSteps(keepStepsMs, pruneAtOnce);
+        await parts.store.prune(keepMs, pruneAtOnce);
       }
       failing = false;
     } catch (error) {

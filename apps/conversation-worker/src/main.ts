@@ -17,13 +17,14 @@ import { superviseService } from '@signalbox/telemetry/service';
 import { startTelemetry } from '@signalbox/telemetry/telemetry';
 import { startWorker, type WorkItem } from '@signalbox/work/worker';
 import { endWaits } from './end-waits.ts';
+import { intakeStore, turnFormats } from './intake-store.ts';
 import { Models } from './models.ts';
 import type { OpenedTurn } from './opened-turn.ts';
 import { turnRunner } from './run-turn.ts';
 import { workerSettings } from './settings.ts';
 import { subscribe } from './subscriptions.ts';
 import { turnMetrics } from './turn-metrics.ts';
-import { turnFormats, turnStore } from './turn-store.ts';
+import { turnStore } from './turn-store.ts';
 
 const service = 'conversation-worker';
 
@@ -78,8 +79,10 @@ await runMain(async (lifecycle) => {
   // From the claim, which reads it, to the run, which begins after the claim's commit.
   const openedTurns = new WeakMap<WorkItem, OpenedTurn>();
   const keepOpened = (item: WorkItem, opened: OpenedTurn) => void openedTurns.set(item, opened);
+  const ofTurns = turnMetrics(metrics, () => worker.active());
   const runner = turnRunner({
-    ...{ store, models, outbox: messaging.outbox, service, log },
+    ...{ store, models, outbox: messaging.outbox, service, log, metrics: ofTurns },
+    handOver: (item, lease) => worker.queue.handOver(database, item, lease),
     direct: (record, signal) => messaging.producer.direct(record, signal),
     takeOpened: (item) => openedTurns.get(item),
     limits: {
@@ -92,7 +95,6 @@ await runMain(async (lifecycle) => {
     maxAttempts: settings.turnMaxAttempts,
     toolWaitMs: settings.toolWaitMs,
     coalesceMs: settings.deltaCoalesceMs,
-    metrics: turnMetrics(metrics, () => worker.active()),
   });
   const worker = startWorker({
     ...{
@@ -108,6 +110,7 @@ await runMain(async (lifecycle) => {
     leaseMs: settings.turnLeaseMs,
     run: runner.run,
     giveUp: runner.giveUp,
+    cancelled: runner.cancelled,
     retry: { baseDelayMs: settings.turnRetryDelayMs, maxRetries: settings.turnMaxAttempts - 1 },
   });
   lifecycle.onStop({
@@ -128,8 +131,10 @@ await runMain(async (lifecycle) => {
   const server = createServer({ settings, log, telemetry, board, lifecycle });
   await server.listen();
   board.start();
-  const parts = { store, worker, owner, keepOpened, log, database, outbox: messaging.outbox };
-  const intake = { ...parts, historyTokens: settings.turnHistoryTokens };
+  const intake = {
+    ...{ store: intakeStore(database), worker, keepOpened, log, metrics: ofTurns, database },
+    ...{ outbox: messaging.outbox, historyTokens: settings.turnHistoryTokens },
+  };
   subscribe(messaging, intake);
   lifecycle.background('waits', (signal) => endWaits(intake, signal));
   const address = server.server.address();

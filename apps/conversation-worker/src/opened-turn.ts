@@ -94,6 +94,10 @@ interface ProfileColumns {
 
 /** A claim as the functions of migration 0042 answer it. */
 export function claimedTurn(row: ClaimedColumns): ClaimedTurn {
+  return { ...claimOf(row), opened: openedTurn(row.opened) };
+}
+
+export function claimOf(row: Omit<ClaimedColumns, 'claimed' | 'opened'>): Claim {
   const { tenant, key, id, format, payload, attempt, retries } = row;
   return {
     fence: Number(row.fence),
@@ -108,8 +112,13 @@ export function claimedTurn(row: ClaimedColumns): ClaimedTurn {
       enqueuedAt: row.enqueued_at,
       traceparent: row.traceparent ?? undefined,
     },
-    opened: openedTurn(row.opened),
   };
+}
+
+/** The steps of a turn that is to be ended, and the time since its first one began. */
+export interface EndedJournal {
+  readonly steps: OpenedTurn['steps'];
+  readonly elapsedMs: number;
 }
 
 export function openedTurn(row: OpenedColumns): OpenedTurn {
@@ -133,8 +142,12 @@ export function openedTurn(row: OpenedColumns): OpenedTurn {
       timeoutMs: timeout_ms,
     })),
     history: row.history,
-    steps: row.steps.map(({ operation_key, ...step }) => ({ ...step, operationKey: operation_key })),
+    steps: stepsOf(row.steps),
   };
+}
+
+export function stepsOf(rows: OpenedColumns['steps']): OpenedTurn['steps'] {
+  return rows.map(({ operation_key, ...step }) => ({ ...step, operationKey: operation_key }));
 }
 
 function profileOf(row: ProfileColumns): ModelProfile {

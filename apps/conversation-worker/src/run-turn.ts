@@ -1,72 +1,87 @@
-import { type EndReason, isDeltaEvent } from '@signalbox/contracts/conversation-outbound';
-import { headerNames, type RecordHeaders } from '@signalbox/contracts/headers';
-import { asFault, fault } from '@signalbox/faults/fault';
+import type { EndReason } from '@signalbox/contracts/conversation-outbound';
+import { asFault, fault, isFault } from '@signalbox/faults/fault';
 import { failPoint } from '@signalbox/lifecycle/fail-point';
 import type { Outbox } from '@signalbox/messaging/messaging';
-import { type DirectRecord, toRecord } from '@signalbox/messaging/outgoing';
 import { runWithContext } from '@signalbox/telemetry/context';
-import type { Logger } from '@signalbox/telemetry/telemetry';
-import { attribute, currentTraceparent, startSpan, withSpan } from '@signalbox/telemetry/trace';
+import { attribute, startSpan, withSpan } from '@signalbox/telemetry/trace';
 import type { Lease, WorkItem } from '@signalbox/work/worker';
-import { AnswerStream, type StreamRecord } from './answer-stream.ts';
+import { AnswerStream } from './answer-stream.ts';
 import { callModel, type ModelRound } from './call-model.ts';
+import { type CancelParts, type CutShort, endCutShort, endFromJournal } from './cancel-turn.ts';
 import { conversationOf, turnTokens } from './history-window.ts';
+import type { TurnCancel } from './intake-store.ts';
 import type { Models } from './models.ts';
 import type { OpenedTurn, Persona, TurnPayload } from './opened-turn.ts';
 import { requestTools } from './request-tools.ts';
-import { assistantError, assistantFinal, directEvent, type TurnIdentity } from './turn-events.ts';
+import { recordSender, type SendingParts, withdrawOnLoss } from './send-records.ts';
+import { assistantError, assistantFinal, type TurnIdentity } from './turn-events.ts';
 import { type JournalSummary, nextStep, type Step, summarize } from './turn-journal.ts';
-import { afterRound, limitsOf, type TurnLimits } from './turn-limits.ts';
-import type { TurnMetrics } from './turn-metrics.ts';
-import type { TurnStore } from './turn-store.ts';
+import { type AfterRound, afterRound, limitsOf, type TurnLimits } from './turn-limits.ts';
+import { openingOf } from './turn-opening.ts';
 
-export interface TurnParts {
-  readonly store: TurnStore;
+export interface TurnParts extends CancelParts, SendingParts {
   readonly models: Models;
   readonly outbox: Outbox;
-  /** Sends past the outbox; resolves when the broker has it. */
-  direct(record: DirectRecord, signal: AbortSignal): Promise<unknown>;
   /** The start of a run that came with its claim, if it did. */
   takeOpened(item: WorkItem): OpenedTurn | undefined;
   readonly limits: TurnLimits;
   readonly maxAttempts: number;
   readonly toolWaitMs: number;
   readonly coalesceMs: number;
-  readonly service: string;
-  readonly log: Logger;
-  readonly metrics: TurnMetrics;
 }
 
 /** How long the opening of a run waits for the first piece, to go out in one request with it. */
 const openingWaitMs = 5;
 
 /**
- * Runs a claimed turn as far as it goes: to its end, to a park, or to a fault.
+ * A turn is a state machine whose states are rows, so that any process can go on with it.
  *
- *   claimed ──► opened ──► model call ──► end: final and finish, one transaction, under the lane's lock
+ *   message ──► ready ───────────► running ──► done         assistant.final
+ *      │          │ ▲                │ │ ├────► failed       assistant.error
+ *      │          │ ├─ another try ──┘ │ └────► cancelled    turn.cancelled, with the text that stands
+ *      │          │ └─ last outcome ── parked
+ *      │          └──────────────────────────► cancelled    turn.cancelled, it never ran
+ *      └─────────────────────────────────────► rejected     turn.rejected, it found its session busy
+ *
+ * The four on the right are ends: exactly one of them is stored, under the lane's lock and with its event in the same
+ * transaction, and nothing leads out of it.
+ *
+ * ready: it waits behind a turn of its session, for a slot, or for the delay of its next try. running: somebody holds its
+ * lane under a lease; a lease that runs out makes it a further attempt of somebody else. parked: nobody holds its lane,
+ * it waits for tools. cancel (libs/work/src/sql/cancel.ts): of a ready turn that never ran it is the end; a running one is
+ * flagged, and its holder ends it; one that is parked or between two tries is made ready and claimed to be ended.
+ *
+ * A run takes it as far as it goes: to an end, to a park, or to a fault.
+ *
+ *   claimed ──► opened ──► model call ──► final and finish, one transaction
  *                 ▲            │
- *                 │            └────────► tools: outcome, requests and park, one transaction ──► parked (run ends)
+ *                 │            └────────► tools: outcome, requests and park, one transaction ──► parked
  *                 └── the last outcome of a parked round makes the turn ready, and it is claimed again
  *
- * Opened: the journal tells which steps are finished, and its last step is the one to run. What the client is told first:
- *   - the first run of a turn: turn.started
- *   - a further run of the same attempt (back from a park): nothing, the deltas go on behind those already there
- *   - the first run of a later attempt: turn.resumed {keep_chars: 0}, then the finished steps' text as one delta
+ * The journal (`steps`) is what a run knows of those before it. A step's operation key, a hash over the turn, the step and
+ * what the call depends on, is stored before the first try of the step: of a model step in the transaction that claims or
+ * parks, of a tool step in the one that puts its request into the outbox. Its outcome is stored in the transaction that
+ * moves the turn on. So a run finds each step finished, which is never tried again, or open: a model step is asked again;
+ * a tool step is waited for, and nobody but the executor decides about a second try, by the key: one whose outcome a crash
+ * has hidden is `unknown` unless the tool says that it is idempotent, and then it gets the key with the call.
  *
- * One writer a session (delivery rule 18): the holder of the lane writes openings, deltas and tool.started directly, the final
- * through the outbox in the transaction that ends its turn. While a turn is parked nobody holds its lane; the intake of a
- * tool's outcome then writes tool.result, in its transaction, under the lane's lock and through the outbox alone. Whoever claims the lane later sees such a row if it is not sent yet, and sends it before its first direct record.
+ * One writer a session (delivery rule 18): the holder of the lane writes openings, deltas and tool.started directly, the
+ * end through the outbox in the transaction that ends its turn. While a turn is parked nobody holds its lane; the intake
+ * of a tool's outcome then writes tool.result, in its transaction, under the lane's lock and through the outbox alone.
+ * Whoever claims the lane later sees such a row if it is not sent yet, and sends it before its first direct record.
  *
  * Order of a holder's own records: deltas and the rows of one process share one queue a key, every delta is acknowledged
  * before a transaction that ends the round is begun, and after a lost lease nothing is sent: each send asks the lease
  * first, and the broker's log has the attempt on every record for what was under way.
  */
 export function turnRunner(parts: TurnParts) {
+  // From a run that its cancel has stopped to the end of its turn.
+  const cutShort = new WeakMap<WorkItem, CutShort>();
   return {
     /** Runs the item. Throws LEASE_LOST, DRAINING (hand it over) or the fault to retry or give up for. */
     run(item: WorkItem, lease: Lease): Promise<void> {
       const payload = payloadOf(item);
-      return inTurn(item, payload, () => runOpened(parts, item, payload, lease));
+      return inTurn(item, payload, () => runOpened(parts, cutShort, item, payload, lease));
     },
 
     /** Ends a turn that can not be finished with assistant.error. */
@@ -85,6 +100,18 @@ export function turnRunner(parts: TurnParts) {
         });
         parts.metrics.ended('error', Date.now() - item.enqueuedAt.getTime());
         parts.log.error('turn.failed', { turnId: item.id, attempt: item.attempt, error: known });
+      });
+    },
+
+    /** Ends a turn whose end was asked for: before its claim, or while its run was here, which has thrown. */
+    cancelled(item: WorkItem, lease: Lease, cancel: unknown): Promise<void> {
+      const payload = payloadOf(item);
+      return inTurn(item, payload, async () => {
+        // Our own intake wrote it.
+        const ended = { item, payload, turn: identityOf(item, payload), lease, cancel: cancel as TurnCancel };
+        const cut = cutShort.get(item);
+        if (cut === undefined) await endFromJournal(parts, ended);
+        else await endCutShort(parts, ended, cut);
       });
     },
   };
@@ -126,11 +153,15 @@ interface Run {
   /** Aborts on stop, a lost lease, or a delta that could not be sent. */
   readonly signal: AbortSignal;
   readonly timeUp: AbortSignal;
+  readonly cancelled: AbortSignal;
   readonly startedAt: number;
+  /** As far as the turn has come here. */
+  progress: { readonly steps: readonly Step[]; readonly round: ModelRound | undefined };
 }
 
 async function runOpened(
   parts: TurnParts,
+  cutShort: WeakMap<WorkItem, CutShort>,
   item: WorkItem,
   payload: TurnPayload,
   lease: Lease,
@@ -146,8 +177,9 @@ async function runOpened(
   tellToolWaits(item, opened);
 
   const limits = limitsOf(opened.persona.limits, parts.limits);
-  const failed = new AbortController();
-  const timeUp = new AbortController();
+  const { stopped, cancelled } = reasonsToEnd(lease.signal);
+  const [failed, timeUp, withdraw] = [new AbortController(), new AbortController(), new AbortController()];
+  withdrawOnLoss(lease, withdraw);
   const leftMs = limits.maxTurnMs - opened.elapsedMs;
   if (leftMs <= 0) timeUp.abort();
   const timer = setTimeout(() => timeUp.abort(), Math.max(0, leftMs));
@@ -158,33 +190,56 @@ async function runOpened(
     attempt: item.attempt,
     textBefore: summary.textLength,
     thinkingBefore: summary.thinkingLength,
-    opening: openingOf(item, payload, opened, summary),
+    opening: openingOf(item, payload, opened.steps, summary),
     openingWaitMs,
     coalesceMs: parts.coalesceMs,
-    send: sender(parts, turn, item.key, lease),
+    send: recordSender(parts, turn, item.key, lease, withdraw.signal),
     onFailure: (error) => failed.abort(error),
   });
-  const signal = AbortSignal.any([lease.signal, failed.signal]);
   const { persona } = opened;
   const run: Run = {
-    ...{ parts, item, payload, turn, lease, opened, persona, limits, answer, signal },
-    ...{ timeUp: timeUp.signal, startedAt },
+    ...{ parts, item, payload, turn, lease, opened, persona, limits, answer },
+    ...{ signal: AbortSignal.any([stopped, failed.signal]), timeUp: timeUp.signal, cancelled, startedAt },
+    progress: { steps: opened.steps.filter(({ outcome }) => outcome !== null), round: undefined },
   };
   try {
     await runRounds(run);
+  } catch (error) {
+    if (lease.cancelled() !== undefined && lease.holds() && !isFault(error, 'LEASE_LOST')) {
+      cutShort.set(item, {
+        ...{ answer, withdraw, textBefore: summary.text, ...run.progress },
+        elapsedMs: () => elapsedMs(run),
+      });
+    }
+    throw error;
   } finally {
     clearTimeout(timer);
-    // On every way out: what is in flight is acknowledged or withdrawn before the lane goes to somebody else.
-    await answer.close();
+    // On every way out: what is in flight is acknowledged or withdrawn before the lane goes to somebody else. Of a run
+    // that was cut short who ends the turn sees to it.
+    if (!cutShort.has(item)) await answer.close();
   }
+}
+
+/** A lease ends a run to stop it as it is, or to have its turn ended with what there is. */
+function reasonsToEnd(signal: AbortSignal): { stopped: AbortSignal; cancelled: AbortSignal } {
+  const [stopped, cancelled] = [new AbortController(), new AbortController()];
+  const tell = () => (isFault(signal.reason, 'CANCELLED') ? cancelled : stopped).abort(signal.reason);
+  if (signal.aborted) tell();
+  else signal.addEventListener('abort', tell, { once: true });
+  return { stopped: stopped.signal, cancelled: cancelled.signal };
+}
+
+function elapsedMs({ opened, startedAt }: Run): number {
+  return opened.elapsedMs + (performance.now() - startedAt);
 }
 
 /** Rounds until the turn ends or is parked. */
 async function runRounds(run: Run): Promise<void> {
   const { opened, answer, parts } = run;
   const model = await parts.models.get(run.persona.modelProfile, opened.profiles);
-  let steps: readonly Step[] = opened.steps.filter(({ outcome }) => outcome !== null);
   for (;;) {
+    const { steps } = run.progress;
+    run.cancelled.throwIfAborted();
     const before = summarize(steps);
     const step = nextStep(steps);
     if (run.timeUp.aborted) return await finish(run, before, undefined, step, 'max_turn_time');
@@ -200,6 +255,7 @@ async function runRounds(run: Run): Promise<void> {
       answer,
       signal: run.signal,
       timeUp: run.timeUp,
+      cancelled: run.cancelled,
       attributes: {
         [attribute.turnId]: run.item.id,
         [attribute.eventId]: run.payload.event_id,
@@ -211,20 +267,29 @@ async function runRounds(run: Run): Promise<void> {
     });
     failPoint('turn.step_done');
     const { outcome } = round;
+    run.progress = { steps, round };
     parts.metrics.tokens(outcome.model, outcome.input_tokens, outcome.output_tokens);
+    if (round.end === 'cancelled') throw run.cancelled.reason;
     const done: Step = { kind: 'model', step, operationKey: '', outcome };
     const summary = summarize([...steps, done]);
-    const after = decide(run, summary, round);
+    const after = decide(run, summary, round.end, outcome.calls.length);
     if (after.next === 'end') return await finish(run, summary, round, step, after.reason);
+    // An answer that is whole stands; no tool is asked any more.
+    run.cancelled.throwIfAborted();
     const asked = await storeRound(run, round, step);
     if (asked.some(({ outcome: known }) => known === null)) return;
-    steps = [...steps, done, ...asked];
+    run.progress = { steps: [...steps, done, ...asked], round: undefined };
   }
 }
 
-function decide(run: Run, summary: JournalSummary, round: ModelRound) {
-  if (round.end === 'max_turn_time') return { next: 'end', reason: 'max_turn_time' } as const;
-  return afterRound(summary, round.end, round.outcome.calls.length, run.limits);
+function decide(
+  run: Run,
+  summary: JournalSummary,
+  end: Exclude<ModelRound['end'], 'cancelled'>,
+  calls: number,
+): AfterRound {
+  if (end === 'max_turn_time') return { next: 'end', reason: 'max_turn_time' };
+  return afterRound(summary, end, calls, run.limits);
 }
 
 /** Ends a round of tools. Answers its tool steps: those without an outcome are waited for, and the turn is parked. */
@@ -237,7 +302,7 @@ async function storeRound(run: Run, { outcome }: ModelRound, step: number): Prom
     calls: outcome.calls,
     tools: opened.tools,
     toolWaitMs: parts.toolWaitMs,
-    leftMs: run.limits.maxTurnMs - opened.elapsedMs - (performance.now() - run.startedAt),
+    leftMs: run.limits.maxTurnMs - elapsedMs(run),
     nowMs: Date.now(),
   });
   for (const record of shown) run.answer.tell(record);
@@ -286,7 +351,7 @@ async function finish(
       outputTokens: summary.outputTokens,
     }),
   });
-  const ms = run.opened.elapsedMs + (performance.now() - run.startedAt);
+  const ms = elapsedMs(run);
   parts.metrics.ended(endReason, ms);
   parts.log.info('turn.finished', {
     turnId: item.id,
@@ -296,54 +361,6 @@ async function finish(
     toolCalls: summary.toolCalls,
     ms: Math.round(ms),
   });
-}
-
-function openingOf(
-  item: WorkItem,
-  payload: TurnPayload,
-  { steps }: OpenedTurn,
-  summary: JournalSummary,
-): StreamRecord[] {
-  const turn = { turn_id: item.id, attempt: item.attempt };
-  // A model step that this attempt has finished: its run has told the opening.
-  if (
-    steps.some(
-      ({ kind, outcome, attempt }) => kind === 'model' && outcome !== null && attempt === item.attempt,
-    )
-  ) {
-    return [];
-  }
-  if (item.attempt === 1) {
-    const value = { ...turn, persona_id: payload.persona_id, message_event_id: payload.event_id };
-    return [{ eventType: 'turn.started', value }];
-  }
-  const resumed: StreamRecord = { eventType: 'turn.resumed', value: { ...turn, keep_chars: 0 } };
-  if (summary.text === '') return [resumed];
-  return [resumed, { eventType: 'assistant.delta', value: { ...turn, at: 0, text: summary.text } }];
-}
-
-/** Sends the records of a run: events with all headers, deltas with three (delivery rule 4). */
-function sender(parts: TurnParts, turn: TurnIdentity, key: string, lease: Lease) {
-  const traceparent = currentTraceparent();
-  // On a stop what is in flight comes to its end; a lost lease withdraws what the broker has not yet.
-  const lost = new AbortController();
-  lease.signal.addEventListener('abort', () => {
-    if (!lease.holds()) lost.abort(lease.signal.reason);
-  });
-  return async (record: StreamRecord): Promise<void> => {
-    if (!lease.holds()) throw fault('LEASE_LOST', 'the lease has run out');
-    const event = directEvent(turn, record);
-    const headers = isDeltaEvent(record.eventType)
-      ? deltaHeaders(record.eventType, event.schema, traceparent)
-      : toRecord(event, traceparent, parts.service).headers;
-    await parts.direct({ topic: event.topic, key, headers, value: record.value }, lost.signal);
-  };
-}
-
-function deltaHeaders(eventType: string, schema: string, traceparent: string | undefined): RecordHeaders {
-  const headers: RecordHeaders = { [headerNames.eventType]: eventType, [headerNames.schema]: schema };
-  if (traceparent !== undefined) headers[headerNames.traceparent] = traceparent;
-  return headers;
 }
 
 /** The waits that brought this run: each as a span from the request to its outcome, in the turn's trace. */

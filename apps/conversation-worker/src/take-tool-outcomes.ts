@@ -5,9 +5,9 @@ import type { Transaction } from '@signalbox/postgres/database';
 import type { Logger } from '@signalbox/telemetry/telemetry';
 import type { Worker, WorkItem } from '@signalbox/work/worker';
 import { cleanText } from './code-points.ts';
+import type { ArrivedOutcome, IntakeStore } from './intake-store.ts';
 import type { OpenedTurn } from './opened-turn.ts';
 import { type TurnIdentity, toolResult } from './turn-events.ts';
-import type { ArrivedOutcome, TurnStore } from './turn-store.ts';
 
 /** An outcome with whose it is and the tool's name, for the client's event. */
 export interface OutcomeToTake extends ArrivedOutcome {
@@ -16,7 +16,7 @@ export interface OutcomeToTake extends ArrivedOutcome {
 }
 
 export interface TakeOutcomesParts {
-  readonly store: TurnStore;
+  readonly store: IntakeStore;
   readonly worker: Worker;
   readonly outbox: Outbox;
   readonly historyTokens: number;

@@ -1,3 +1,4 @@
+import type { MultitaskStrategy } from '@signalbox/contracts/conversation-inbound';
 import {
   type AssistantError,
   type AssistantFinal,
@@ -5,15 +6,24 @@ import {
   type EndReason,
   type ToolResultShown,
   type ToolStartedShown,
+  type TurnCancelled,
   type TurnQueued,
+  type TurnRejected,
 } from '@signalbox/contracts/conversation-outbound';
+import { headerNames } from '@signalbox/contracts/headers';
 import { newId } from '@signalbox/contracts/ids';
 import { sessionKey } from '@signalbox/contracts/keys';
-import { type ToolRequested, toolRequestsSchema } from '@signalbox/contracts/tool-requests';
+import {
+  type ToolCancelRequested,
+  type ToolRequested,
+  toolRequestsSchema,
+} from '@signalbox/contracts/tool-requests';
 import type { Fault } from '@signalbox/faults/fault';
+import type { IntakeRecord } from '@signalbox/messaging/messaging';
 import type { OutgoingMessage } from '@signalbox/messaging/outgoing';
 import type { StreamRecord } from './answer-stream.ts';
 import { countCodePoints } from './code-points.ts';
+import type { TurnCancel } from './intake-store.ts';
 import type { ToolInput, ToolOutcomeStored } from './turn-journal.ts';
 
 /** Whose events these are; the same over all attempts of a turn. */
@@ -24,6 +34,12 @@ export interface TurnIdentity {
   readonly requestId: string | undefined;
   /** Of the record that brought the message: the whole turn is one trace. */
   readonly traceparent: string | undefined;
+}
+
+/** The turn of a message that a record brings. */
+export function turnOf(record: IntakeRecord, turnId: string): TurnIdentity {
+  const { tenant, sessionId, traceparent, headers } = record;
+  return { tenant, sessionId, turnId, requestId: headers[headerNames.requestId], traceparent };
 }
 
 export interface CallToRequest {
@@ -54,9 +70,36 @@ export function directEvent(turn: TurnIdentity, record: StreamRecord): OutgoingM
   return outbound(turn, record.eventType, record.value);
 }
 
-export function turnQueued(turn: TurnIdentity, position: number): OutgoingMessage {
-  const value: TurnQueued = { turn_id: turn.turnId, attempt: 1, position };
+export function turnQueued(
+  turn: TurnIdentity,
+  position: number,
+  strategy: MultitaskStrategy,
+): OutgoingMessage {
+  const value: TurnQueued = { turn_id: turn.turnId, attempt: 1, position, strategy };
   return outbound(turn, 'turn.queued', value);
+}
+
+export function turnRejected(turn: TurnIdentity, busyTurnId: string): OutgoingMessage {
+  const value: TurnRejected = {
+    ...{ turn_id: turn.turnId, attempt: 1 },
+    ...{ reason: 'session_busy', busy_turn_id: busyTurnId },
+  };
+  return outbound(turn, 'turn.rejected', value);
+}
+
+/** `text`: what stands of the answer, equal to the deltas of the attempt. */
+export function turnCancelled(
+  turn: TurnIdentity,
+  attempt: number,
+  cancel: TurnCancel,
+  text: string,
+): OutgoingMessage {
+  const value: TurnCancelled = {
+    ...{ turn_id: turn.turnId, attempt, cause: cancel.cause, by: cancel.by },
+    ...(cancel.reason === undefined ? {} : { reason: cancel.reason }),
+    ...{ text, length: countCodePoints(text) },
+  };
+  return outbound(turn, 'turn.cancelled', value);
 }
 
 export function toolStarted(turnId: string, attempt: number, call: CallToRequest): StreamRecord {
@@ -123,6 +166,21 @@ export function toolRequested(turn: TurnIdentity, attempt: number, call: CallToR
   };
   return {
     ...outbound(turn, 'tool.requested', value),
+    topic: 'tool.requests',
+    schema: toolRequestsSchema,
+    correlationId: call.callId,
+    replyTo: 'conversation-worker',
+  };
+}
+
+/** Nobody waits for the call any more. */
+export function toolCancelRequested(turn: TurnIdentity, call: ShownCall): OutgoingMessage {
+  const value: ToolCancelRequested = {
+    ...{ call_id: call.callId, turn_id: turn.turnId, session_id: turn.sessionId },
+    ...{ step: call.step, tool: call.tool },
+  };
+  return {
+    ...outbound(turn, 'tool.cancel_requested', value),
     topic: 'tool.requests',
     schema: toolRequestsSchema,
     correlationId: call.callId,

@@ -1,7 +1,8 @@
 import { newId } from '@signalbox/contracts/ids';
 import type { SpawnedService } from '@signalbox/testkit/service';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
-import { Conversation, readAsClient } from '../test/conversation.ts';
+import { Conversation } from '../test/conversation.ts';
+import { readAsClient } from '../test/read-as-client.ts';
 
 let conversation: Conversation;
 

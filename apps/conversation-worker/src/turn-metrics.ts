@@ -20,10 +20,14 @@ export function turnMetrics(metrics: Metrics, active: () => number) {
     active,
   );
   return {
-    /** `outcome`: the end reason of the final, or `error`. */
+    /** `outcome`: the end reason of the final, `error` or `cancelled`. */
     ended(outcome: string, ms: number): void {
       turns.add(1, { outcome });
       duration.record(ms / 1_000, { outcome });
+    },
+    /** A turn that never ran. */
+    endedUnrun(outcome: 'cancelled' | 'rejected'): void {
+      turns.add(1, { outcome });
     },
     firstToken(ms: number): void {
       firstToken.record(ms / 1_000);

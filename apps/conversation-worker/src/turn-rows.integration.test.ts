@@ -4,6 +4,7 @@ import { type Database, openDatabase, type Transaction } from '@signalbox/postgr
 import { silentLog, silentMetrics } from '@signalbox/telemetry/silent';
 import { createTestDatabase, type TestDatabase } from '@signalbox/testkit/database';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { intakeStore } from './intake-store.ts';
 import type { ClaimedTurn } from './opened-turn.ts';
 import type { ModelOutcome, ToolOutcomeStored } from './turn-journal.ts';
 import { turnStore } from './turn-store.ts';
@@ -55,7 +56,10 @@ const said: ModelOutcome = {
 const answered: ToolOutcomeStored = { outcome: 'ok', output: '408', truncated: false, duration_ms: 1 };
 
 async function begin(tx: Transaction) {
-  const store = turnStore(tx, { writer: owner, committed: () => {} }, 'conversation-worker');
+  const store = {
+    ...intakeStore(tx),
+    ...turnStore(tx, { writer: owner, committed: () => {} }, 'conversation-worker'),
+  };
   const [sessionId, id] = [newId(), newId()];
   const key = `acme:${sessionId}`;
   const payload = {

@@ -1,7 +1,8 @@
 import type { SpawnedService } from '@signalbox/testkit/service';
 import { waitFor } from '@signalbox/testkit/wait';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { Conversation, readAsClient, tenant } from '../test/conversation.ts';
+import { Conversation, tenant } from '../test/conversation.ts';
+import { readAsClient } from '../test/read-as-client.ts';
 
 let conversation: Conversation;
 let worker: SpawnedService;

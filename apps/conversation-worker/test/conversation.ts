@@ -2,9 +2,10 @@ import { kafkaSettings } from '@signalbox/config/kafka-settings';
 import { outboxSettings } from '@signalbox/config/outbox-settings';
 import { loadSettings } from '@signalbox/config/settings';
 import { givenSources } from '@signalbox/config/sources';
+import type { MultitaskStrategy } from '@signalbox/contracts/conversation-inbound';
 import { newId } from '@signalbox/contracts/ids';
 import { sessionKey } from '@signalbox/contracts/keys';
-import type { ToolRequested } from '@signalbox/contracts/tool-requests';
+import type { ToolCancelRequested, ToolRequested } from '@signalbox/contracts/tool-requests';
 import { type IntakeRecord, type Messaging, openMessaging } from '@signalbox/messaging/messaging';
 import { type OutgoingMessage, toRecord } from '@signalbox/messaging/outgoing';
 import { openDatabase } from '@signalbox/postgres/database';
@@ -44,6 +45,32 @@ export interface ToolCall {
   readonly value: ToolRequested;
 }
 
+/** A tool.cancel_requested, and when it was read. */
+export interface ToolCancel {
+  readonly key: string;
+  readonly value: ToolCancelRequested;
+  readonly at: number;
+}
+
+export interface PostOptions {
+  readonly sessionId?: string;
+  readonly personaId?: string;
+  readonly strategy?: MultitaskStrategy;
+}
+
+export interface ActOptions {
+  readonly turnId?: string;
+  readonly reason?: string;
+}
+
+/** A request as the stand-in model shows it. */
+export interface ModelRequestSeen {
+  readonly at: string;
+  readonly conversation: { readonly messages: readonly { role: string; text: string }[] };
+  readonly ended?: 'whole' | 'broken';
+  readonly ended_at?: string;
+}
+
 /** A fault order of the stand-in model (dev/simulators/model/README.md). */
 export type FaultOrder = Readonly<Record<string, string | number | boolean>>;
 
@@ -55,6 +82,7 @@ export class Conversation implements AsyncDisposable {
   readonly database: TestDatabase;
   readonly outbound: OutboundEvent[] = [];
   readonly requests: ToolCall[] = [];
+  readonly toolCancels: ToolCancel[] = [];
   readonly #prefix: string;
   #groups = 0;
   readonly #messaging: Messaging;
@@ -76,7 +104,7 @@ export class Conversation implements AsyncDisposable {
     this.#model = parts.model;
     this.#modelUrl = parts.modelUrl;
     this.#disposers = parts.disposers;
-    const keep = (into: (record: IntakeRecord) => void) => async (records: readonly IntakeRecord[]) =>
+    const keep = (into: (record: IntakeRecord) => unknown) => async (records: readonly IntakeRecord[]) =>
       records.forEach(into);
     parts.messaging.consumeRaw({
       topic: 'conversation.outbound',
@@ -86,9 +114,11 @@ export class Conversation implements AsyncDisposable {
     parts.messaging.consumeRaw({
       topic: 'tool.requests',
       group: 'test-executor',
-      handler: keep(({ key, headers, value }) =>
-        this.requests.push({ key, headers, value: value as ToolRequested }),
-      ),
+      handler: keep(({ key, headers, eventType, value }) => {
+        if (eventType === 'tool.requested')
+          this.requests.push({ key, headers, value: value as ToolRequested });
+        else this.toolCancels.push({ key, value: value as ToolCancelRequested, at: performance.now() });
+      }),
     });
   }
 
@@ -178,19 +208,26 @@ export class Conversation implements AsyncDisposable {
     if (!answer.ok) throw new Error(`the model refused the faults: ${await answer.text()}`);
   }
 
-  async seenByModel(): Promise<{ conversation: { messages: { role: string; text: string }[] } }[]> {
+  /** The last requests that the model has seen, of which some message has this text in it. */
+  async seenByModel(text = ''): Promise<ModelRequestSeen[]> {
     const answer = await fetch(new URL('/admin/requests', this.#modelUrl));
-    return JSON.parse(await answer.text());
+    const seen: ModelRequestSeen[] = JSON.parse(await answer.text());
+    return seen.filter(({ conversation }) =>
+      conversation.messages.some((message) => message.text.includes(text)),
+    );
   }
 
-  async post(message: string, options: { sessionId?: string; personaId?: string } = {}): Promise<Posted> {
-    const sessionId = options.sessionId ?? newId();
-    const [turnId, eventId] = [newId(), newId()];
-    await this.send(this.posted({ sessionId, turnId, eventId }, message, options.personaId));
-    return { sessionId, turnId, eventId };
+  async post(message: string, options: PostOptions = {}): Promise<Posted> {
+    const posted = { sessionId: options.sessionId ?? newId(), turnId: newId(), eventId: newId() };
+    await this.send(this.posted(posted, message, options));
+    return posted;
   }
 
-  posted({ sessionId, turnId, eventId }: Posted, message: string, personaId = 'assistant'): OutgoingMessage {
+  posted(
+    { sessionId, turnId, eventId }: Posted,
+    message: string,
+    { personaId = 'assistant', strategy }: PostOptions = {},
+  ): OutgoingMessage {
     return {
       topic: 'conversation.inbound',
       key: sessionKey(tenant, sessionId),
@@ -198,9 +235,41 @@ export class Conversation implements AsyncDisposable {
       requestId: `request-of-${turnId}`,
       value: {
         ...{ session_id: sessionId, turn_id: turnId, event_id: eventId, persona_id: personaId, message },
+        ...(strategy === undefined ? {} : { multitask_strategy: strategy }),
         accepted_at: new Date().toISOString(),
       },
     };
+  }
+
+  /** Asks for the end of a turn, or of all of a session. Answers the action's event id. */
+  async cancel(sessionId: string, options: ActOptions = {}): Promise<string> {
+    const action = this.action(sessionId, options);
+    await this.send(action);
+    return action.eventId;
+  }
+
+  action(sessionId: string, { turnId, reason }: ActOptions = {}): OutgoingMessage {
+    const eventId = newId();
+    return {
+      topic: 'conversation.inbound',
+      key: sessionKey(tenant, sessionId),
+      ...{ tenant, sessionId, eventId, eventType: 'session.action', schema: 'conversation.inbound.v1' },
+      value: {
+        ...{ session_id: sessionId, event_id: eventId, action: 'cancel' },
+        ...(turnId === undefined ? {} : { turn_id: turnId }),
+        ...(reason === undefined ? {} : { reason }),
+        requested_at: new Date().toISOString(),
+      },
+    };
+  }
+
+  /** A turn's row; undefined before its intake. */
+  async rowOf(turnId: string): Promise<{ state: string; attempt: number } | undefined> {
+    const [row] = await this.database.query<{ state: string; attempt: number }>(
+      'select state, attempt from conversation_worker.turns where id = $1',
+      [turnId],
+    );
+    return row;
   }
 
   /** Sends a record as its producer would. */
@@ -316,44 +385,4 @@ function outboundEvent({ eventType, offset, key, headers, value }: IntakeRecord)
     value: value as OutboundEvent['value'],
     at: performance.now(),
   };
-}
-
-/**
- * What a client has at the end of a turn when it follows the rules: events of attempts lower than the highest seen are
- * dropped, repeats too, turn.resumed cuts, and each delta begins where the text ends. Throws where the stream breaks them.
- */
-export function readAsClient(events: readonly OutboundEvent[]): {
-  text: string;
-  thinking: string;
-  types: string[];
-} {
-  let attempt = 1;
-  let text = '';
-  let thinking = '';
-  const types: string[] = [];
-  const seen = new Set<string>();
-  for (const { type, value, headers } of events) {
-    // A repeat on the wire (an adopted row that its writer had sent already) has the same event id.
-    if (headers.event_id !== undefined && seen.has(headers.event_id)) continue;
-    if (headers.event_id !== undefined) seen.add(headers.event_id);
-    if (value.attempt < attempt) continue;
-    if (value.attempt > attempt && type !== 'turn.resumed')
-      throw new Error(`${type} of ${value.attempt} without turn.resumed`);
-    attempt = value.attempt;
-    if (types.at(-1) !== type) types.push(type);
-    if (type === 'turn.resumed') {
-      text = '';
-      thinking = '';
-    }
-    if (type === 'assistant.delta') {
-      if (value.at !== [...text].length)
-        throw new Error(`delta at ${value.at} behind ${[...text].length} code points`);
-      text += value.text;
-    }
-    if (type === 'assistant.thinking') {
-      if (value.at !== [...thinking].length) throw new Error(`thinking at ${value.at}`);
-      thinking += value.text;
-    }
-  }
-  return { text, thinking, types };
 }
