@@ -139,6 +139,7 @@ describe('chat', () => {
           shown += text;
         },
         note: (line) => notes.push(line),
+        interrupts: () => () => undefined,
       },
       'hi',
     );
@@ -147,6 +148,83 @@ describe('chat', () => {
     expect(new Set(keys).size).toBe(1);
     expect(resumedAfter).toEqual([undefined, '1-1', '1-1']);
     expect(notes).toEqual(['session s', 'event e']);
+  });
+
+  /** A chat whose answer begins and goes on until `cancelled` is told; answers the function that is a Ctrl-C. */
+  async function interrupted(onCancel: (response: ServerResponse, stream: ServerResponse) => void) {
+    const cancels: unknown[] = [];
+    let stream: ServerResponse | undefined;
+    const gatewayUrl = await serve((request, response, body) => {
+      if (request.url === '/v1/session/action') {
+        cancels.push(JSON.parse(body));
+        if (stream !== undefined) onCancel(response, stream);
+      } else if (request.method === 'POST') json(response, 202, ids);
+      else {
+        stream = response;
+        response.writeHead(200, { 'content-type': 'text/event-stream' });
+        response.write(event('1-1', 'assistant.delta', { at: 0, text: 'Hel' }));
+      }
+    });
+    const notes: string[] = [];
+    let shown = '';
+    let ctrlC: () => void = () => undefined;
+    const begun = Promise.withResolvers<void>();
+    const chat = chatOnce(
+      {
+        gatewayUrl,
+        apiKey: 'k',
+        sessionId: undefined,
+        personaId: undefined,
+        write(text) {
+          shown += text;
+          begun.resolve();
+        },
+        note: (line) => notes.push(line),
+        interrupts(onInterrupt) {
+          ctrlC = onInterrupt;
+          return () => undefined;
+        },
+      },
+      'hi',
+    );
+    await begun.promise;
+    return { chat, notes, cancels, shown: () => shown, ctrlC: () => ctrlC() };
+  }
+
+  it('cancels the turn at Ctrl-C and shows what stands of its answer', async () => {
+    const { chat, notes, cancels, shown, ctrlC } = await interrupted((response, stream) => {
+      json(response, 202, {});
+      stream.write(event('1-2', 'turn.cancelled', { cause: 'requested', text: 'Hello', length: 5 }));
+    });
+    ctrlC();
+    expect(await chat).toBe(false);
+    expect(cancels).toEqual([{ session_id: 's', turn_id: 't', action: 'cancel' }]);
+    expect(shown()).toBe('Hello\n[cancelled]\n');
+    expect(notes).toEqual(['session s', '\ncancelling; Ctrl-C again leaves', 'event e']);
+  });
+
+  it('leaves at the second Ctrl-C, whether the cancel came through or not', async () => {
+    const asked = Promise.withResolvers<void>();
+    const { chat, cancels, ctrlC } = await interrupted(() => asked.resolve());
+    ctrlC();
+    await asked.promise;
+    ctrlC();
+    await expect(chat).rejects.toMatchObject({ code: 'ABORTED' });
+    expect(cancels).toHaveLength(1);
+  });
+
+  it('says that a cancel was refused, and shows the answer', async () => {
+    const { chat, notes, shown, ctrlC } = await interrupted((response, stream) => {
+      json(response, 404, { error_code: 'NOT_FOUND', message: 'there is no such session' });
+      setTimeout(
+        () => stream.write(event('1-2', 'assistant.final', { text: 'Hello', end_reason: 'stop' })),
+        50,
+      );
+    });
+    ctrlC();
+    expect(await chat).toBe(true);
+    expect(shown()).toBe('Hello\n');
+    expect(notes).toContain('not cancelled: 404 there is no such session');
   });
 
   it('tells what the gateway refuses', async () => {
@@ -165,6 +243,7 @@ describe('chat', () => {
       personaId: 'p',
       write: () => undefined,
       note: () => undefined,
+      interrupts: () => () => undefined,
     };
     await expect(chatOnce(options, '')).rejects.toMatchObject({
       code: 'VALIDATION_ERROR',

@@ -27,16 +27,35 @@ const maxPostTries = 8;
 const silenceMs = 45_000;
 const maxOutageMs = 120_000;
 
-/**
- * Posts a message. A lost answer or a 429/503 is tried again under the same Idempotency-Key, so it has one effect.
- * Throws the fault of the gateway's problem reply, or TIMEOUT when it does not answer.
- */
+/** Posts a message; see post. */
 export async function postMessage(
   gateway: GatewayAddress,
   message: { message: string; session_id?: string; persona_id?: string },
   signal: AbortSignal,
 ): Promise<PostedMessage> {
-  const body = JSON.stringify(message);
+  return readPosted(await post(gateway, '/v1/session/message', message, signal));
+}
+
+/** Asks for the end of a turn; its stream says when it has ended. See post. */
+export async function cancelTurn(
+  gateway: GatewayAddress,
+  turn: { session_id: string; turn_id: string },
+  signal: AbortSignal,
+): Promise<void> {
+  await post(gateway, '/v1/session/action', { ...turn, action: 'cancel' }, signal);
+}
+
+/**
+ * Posts. A lost answer or a 429/503 is tried again under the same Idempotency-Key, so it has one effect. Throws the
+ * fault of the gateway's problem reply, or TIMEOUT when it does not answer.
+ */
+async function post(
+  gateway: GatewayAddress,
+  path: string,
+  value: object,
+  signal: AbortSignal,
+): Promise<unknown> {
+  const body = JSON.stringify(value);
   const headers = {
     'content-type': 'application/json',
     'x-api-key': gateway.apiKey,
@@ -46,7 +65,7 @@ export async function postMessage(
     signal.throwIfAborted();
     let response: Response | undefined;
     try {
-      response = await fetch(new URL('/v1/session/message', gateway.url), {
+      response = await fetch(new URL(path, gateway.url), {
         method: 'POST',
         headers,
         body,
@@ -57,7 +76,7 @@ export async function postMessage(
       if (tried >= maxPostTries)
         throw fault('TIMEOUT', `no gateway answers at ${gateway.url}`, { cause: error });
     }
-    if (response?.status === 202) return readPosted(await response.json());
+    if (response?.status === 202) return await response.json();
     if (response !== undefined && (![429, 503].includes(response.status) || tried >= maxPostTries)) {
       throw await refusal(response);
     }

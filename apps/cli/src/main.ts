@@ -1,4 +1,5 @@
 import { asFault } from '@signalbox/faults/fault';
+import { interrupts } from '@signalbox/lifecycle/interrupts';
 import { Command } from 'commander';
 import { addDlqCommands } from './dlq-commands.ts';
 import { commandSettings, stackSettings } from './settings.ts';
@@ -61,6 +62,7 @@ program
         personaId: options.persona,
         write: (text: string) => void process.stdout.write(text),
         note,
+        interrupts,
       };
       if (options.once === undefined) await chatTerminal(chat);
       else if (!(await chatOnce(chat, options.once))) process.exitCode = 1;

@@ -87,7 +87,30 @@ describe('createTurnView', () => {
       text: '[queued behind 2]\n[failed: MODEL_UNAVAILABLE: away]\n',
       end: { ok: false, reason: 'MODEL_UNAVAILABLE' },
     });
-    expect(show([['turn.cancelled', {}]]).end?.ok).toBe(false);
+  });
+
+  it('keeps what stands of a cancelled answer and says who ended it', () => {
+    const cancel = (more: Record<string, unknown>): Event => ['turn.cancelled', { text: 'ab', ...more }];
+    expect(show([delta(0, 'ab'), cancel({ cause: 'requested', reason: 'enough' }), delta(2, 'cd')])).toEqual({
+      text: 'ab\n[cancelled: enough]\n',
+      end: { ok: false, reason: 'turn.cancelled' },
+    });
+    expect(show([delta(0, 'a'), cancel({ cause: 'interrupted' })]).text).toBe(
+      'ab\n[cancelled by a later message]\n',
+    );
+    expect(show([['turn.queued', { position: 1 }], cancel({ text: '', cause: 'requested' })]).text).toBe(
+      '[queued behind 1]\n[cancelled]\n',
+    );
+  });
+
+  it('says why a message got no turn, and what one that interrupts waits for', () => {
+    expect(show([['turn.rejected', { reason: 'session_busy' }]])).toEqual({
+      text: '[rejected: another turn of this session runs]\n',
+      end: { ok: false, reason: 'turn.rejected' },
+    });
+    expect(show([['turn.queued', { position: 1, strategy: 'interrupt' }]]).text).toBe(
+      '[the turn before it is cancelled first]\n',
+    );
   });
 
   it('shows nothing of other turns', () => {

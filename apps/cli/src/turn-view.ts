@@ -62,6 +62,7 @@ export function createTurnView(turnId: string): TurnView {
       attempt = of;
       switch (event) {
         case 'turn.queued':
+          if (data.strategy === 'interrupt') return line('[the turn before it is cancelled first]');
           return number(data.position) > 0 ? line(`[queued behind ${number(data.position)}]`) : '';
         case 'turn.resumed':
           return takeOver(number(data.keep_chars));
@@ -82,9 +83,11 @@ export function createTurnView(turnId: string): TurnView {
           end = { ok: false, reason: text(data.error_code) };
           return line(`[failed: ${text(data.error_code)}: ${text(data.message)}]`);
         case 'turn.rejected':
+          end = { ok: false, reason: event };
+          return line('[rejected: another turn of this session runs]');
         case 'turn.cancelled':
           end = { ok: false, reason: event };
-          return line(`[${event}]`);
+          return finish(text(data.text)) + line(`[${cancelledBy(data)}]`);
         default:
           return '';
       }
@@ -93,6 +96,12 @@ export function createTurnView(turnId: string): TurnView {
       return end;
     },
   };
+}
+
+function cancelledBy(data: Readonly<Record<string, unknown>>): string {
+  if (data.cause === 'interrupted') return 'cancelled by a later message';
+  const reason = text(data.reason);
+  return reason === '' ? 'cancelled' : `cancelled: ${brief(reason)}`;
 }
 
 function text(value: unknown): string {
