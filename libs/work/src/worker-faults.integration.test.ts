@@ -8,6 +8,8 @@ import type { Lease, Worker, WorkItem } from './worker.ts';
 
 const own = ownTestQueue();
 const start = ownWorkers();
+/** A claim under way is promised 64 slots: an intake meanwhile finds some all the same. */
+const moreThanAClaim = 100;
 const allDone = (count: number) =>
   waitFor(own.states, (found) => found.done === count, { timeoutMs: 20_000, label: `${count} done` });
 
@@ -15,14 +17,13 @@ test('the answer to the commit of an intake is lost: its item runs once, and the
   await using proxy = await startFaultProxy({ url: own.owner.url });
   const behind = own.open(proxy.url);
   const runs: number[] = [];
-  const worker = start(own.database, async (item, lease, self) => {
-    runs.push(item.attempt);
-    await finish(own.database, item, lease, self);
-  });
-  // No claim is under way that the free slots are promised to.
-  await waitFor(
-    () => worker.detail().status,
-    (status) => status === 'ok',
+  const worker = start(
+    own.database,
+    async (item, lease, self) => {
+      runs.push(item.attempt);
+      await finish(own.database, item, lease, self);
+    },
+    { maxActive: moreThanAClaim },
   );
   const work = row('s1');
   const intake = (database: typeof behind, beforeCommit: () => void) =>
@@ -160,10 +161,13 @@ test('a run that ignores its signal loses its lane to the next try, can write no
     { maxActive: 2, ignoreMs: 300, log },
   );
   await own.database.transaction((tx) => worker.enqueue(tx, [work]));
+  await waitFor(
+    () => held.length,
+    (count) => count === 1,
+  );
   const request = { tenant: work.tenant, key: work.key, cancel: {} };
   await own.database.transaction((tx) => worker.cancel(tx, request));
   await waitFor(own.states, (found) => found.cancelled === 1);
-  expect(held).toHaveLength(1);
   expect(held[0]?.lease.holds()).toBe(false);
   expect(await own.item(work.id)).toMatchObject({ attempt: 2, lost: 1 });
   expect(count('work.run_ignores_signal')).toBe(1);
@@ -172,6 +176,10 @@ test('a run that ignores its signal loses its lane to the next try, can write no
   // A second one: no slot is left, and the worker says that it is down.
   const more = row('s2');
   await own.database.transaction((tx) => worker.enqueue(tx, [more]));
+  await waitFor(
+    () => held.length,
+    (count) => count === 2,
+  );
   await own.database.transaction((tx) => worker.cancel(tx, { ...request, key: 's2' }));
   await waitFor(
     () => worker.detail(),

@@ -109,6 +109,21 @@ test('a stop ends every loop and leaves no timer: what runs is aborted when its 
   expect(asked).toHaveLength(before);
 });
 
+test('what a claim brings that was under way at the stop is handed over, not left to its lease', async () => {
+  const { queue, asked } = queueOf(item);
+  const answer = Promise.withResolvers<void>();
+  const slow: WorkQueue = { ...queue, claim: (...terms) => answer.promise.then(() => queue.claim(...terms)) };
+  const runs: string[] = [];
+  const run = async ({ id }: WorkItem) => void runs.push(id);
+  const worker = startWorker({ ...workerOptions(noDatabase), run }, slow);
+  await vi.advanceTimersByTimeAsync(10);
+  const stopped = worker.stop(AbortSignal.abort());
+  answer.resolve();
+  await stopped;
+  expect(asked.filter((each) => each === 'claim' || each === 'hand over')).toEqual(['claim', 'hand over']);
+  expect(runs).toEqual([]);
+});
+
 test('a run that ignores the stop does not hold it up for longer than its grace', async () => {
   const { worker } = await worked(() => new Promise(() => undefined));
   const startedAt = performance.now();

@@ -281,10 +281,11 @@ class LaneWorker implements Worker {
     this.#runs.refuseNew();
     for (const timer of this.#retryTimers) clearTimeout(timer);
     this.#upkeep.stop();
-    await Promise.race([this.#claims.stop(), aborted(signal)]);
-    await Promise.race([this.#runs.settled(), aborted(signal)]);
+    // What a claim under way still brings is handed over too, not left to the end of its lease.
+    const allOver = this.#claims.stop().then(() => this.#runs.settled());
+    await Promise.race([allOver, aborted(signal)]);
     this.#held.endAll('stop');
-    await within(this.#runs.settled(), graceMs);
+    await within(allOver, graceMs);
     if (this.#runs.size > 0) this.#options.log.error('work.stop_overran', { runs: this.#runs.size });
     await this.#heartbeat.stop();
     clearInterval(this.#expiry);

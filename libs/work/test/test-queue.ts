@@ -68,6 +68,13 @@ export function ownTestQueue(): TestQueue {
     queue = workQueue(database, schema);
   });
   beforeEach(async () => {
+    // A claim of a worker of the test before may still be on its way at the server, and would take what this one enters.
+    const busy = `SELECT 1 FROM pg_stat_activity
+      WHERE datname = $1 AND state <> 'idle' AND pid <> pg_backend_pid() AND backend_type = 'client backend'`;
+    await waitFor(
+      () => owner.query(busy, [owner.name]),
+      (statements) => statements.length === 0,
+    );
     await owner.query(`DELETE FROM ${schema}.items`);
     await owner.query(`DELETE FROM ${schema}.lanes`);
   });
