@@ -35,6 +35,9 @@ interface TenantLoad {
   usedAt: number;
 }
 
+/** Turns are counted a few times a second; a turn takes longer than this. */
+export const busyRetrySeconds = 1;
+
 /** A tenant that sent nothing for this long is not counted any more. */
 const forgetMs = 60_000;
 

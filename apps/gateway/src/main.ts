@@ -134,7 +134,12 @@ await runMain(async (lifecycle) => {
       log,
     });
     actionRoutes(api, { writes, outbox: messaging.outbox });
-    messageRoutes(api, { accept: accepting.accept, accepts: accepting.accepts, writes });
+    messageRoutes(api, {
+      accept: accepting.accept,
+      accepts: accepting.accepts,
+      maxOpenTurns: settings.tenantMaxOpenTurns,
+      writes,
+    });
     streamRoutes(api, {
       feeds: streaming.feeds,
       findPlace: streaming.findPlace,

@@ -1,6 +1,7 @@
-import { asFault } from '@signalbox/faults/fault';
-import type { HttpServer } from '@signalbox/http/types';
+import { asFault, isFault } from '@signalbox/faults/fault';
+import type { FastifyReply, HttpServer } from '@signalbox/http/types';
 import type { Counter } from '@signalbox/telemetry/telemetry';
+import { busyRetrySeconds } from './accept-load.ts';
 import type { AcceptedMessage, PostedMessage } from './accept-message.ts';
 import { PostedMessageReply, PostMessageBody } from './request-schemas.ts';
 import type { WriteRoutes } from './write-routes.ts';
@@ -9,10 +10,13 @@ export interface MessageRouteOptions {
   accept(posted: PostedMessage): Promise<AcceptedMessage>;
   /** gateway_accept_total. */
   readonly accepts: Counter;
+  /** Open turns that a tenant may have: the limit that TENANT_BUSY tells of. */
+  readonly maxOpenTurns: number;
   readonly writes: WriteRoutes;
 }
 
-export function messageRoutes(server: HttpServer, { accept, accepts, writes }: MessageRouteOptions): void {
+export function messageRoutes(server: HttpServer, options: MessageRouteOptions): void {
+  const { accept, accepts, maxOpenTurns, writes } = options;
   server.post(
     '/v1/session/message',
     writes.declare({
@@ -47,9 +51,19 @@ export function messageRoutes(server: HttpServer, { accept, accepts, writes }: M
         });
         accepts.add(1, { result: replayed ? 'replayed' : 'accepted' });
       } catch (error) {
+        if (isFault(error, 'TENANT_BUSY')) tellBusy(reply, maxOpenTurns);
         accepts.add(1, { result: asFault(error).code.toLowerCase() });
         throw error;
       }
     },
   );
+}
+
+/** The limit that refused is the one that the headers tell of, not that of requests, of which some may be left. */
+function tellBusy(reply: FastifyReply, maxOpenTurns: number): void {
+  reply.headers({
+    'ratelimit-limit': maxOpenTurns,
+    'ratelimit-remaining': 0,
+    'ratelimit-reset': busyRetrySeconds,
+  });
 }

@@ -166,7 +166,7 @@ describe('Idempotency-Key', () => {
 describe('bounds', () => {
   let bounded: SpawnedService;
   beforeAll(async () => {
-    bounded = await fixture.start({ TENANT_MAX_OPEN_TURNS: '5' });
+    bounded = await fixture.start({ TENANT_MAX_OPEN_TURNS: '5', RATE_LIMIT_MAX: '10000' });
   });
 
   it('answers 429 to the tenant whose turns are too many, and to nobody else', async () => {
@@ -183,6 +183,9 @@ describe('bounds', () => {
     );
     expect(busy.body).toMatchObject({ error_code: 'TENANT_BUSY' });
     expect(Number(busy.headers.get('retry-after'))).toBeGreaterThan(0);
+    expect(busy.headers.get('ratelimit-limit')).toBe('5');
+    expect(busy.headers.get('ratelimit-remaining')).toBe('0');
+    expect(busy.headers.get('ratelimit-reset')).toBe(busy.headers.get('retry-after'));
     const repeated = await post(bounded, acme, { message: 'x' }, { 'idempotency-key': key });
     expect(repeated).toMatchObject({ status: 202, body: before.body });
     expect((await post(bounded, acme, { message: 'y' }, { 'idempotency-key': key })).status).toBe(422);

@@ -148,8 +148,11 @@ it('answers 503 with Retry-After while too many rows wait for the broker', async
   const full = await fixture.start({ OUTBOX_MAX_ROWS: '1', KAFKA_BOOTSTRAP_SERVERS: '127.0.0.1:9' });
   const answers: number[] = [];
   let refused: Awaited<ReturnType<typeof post>> | undefined;
+  let key = '';
+  const stored = () => fixture.db.query('select from gateway.messages');
   for (let i = 0; i < 100 && refused === undefined; i += 1) {
-    const answer = await post(full, fixture.keys.globex, message, { 'idempotency-key': newId() });
+    key = newId();
+    const answer = await post(full, fixture.keys.globex, message, { 'idempotency-key': key });
     answers.push(answer.status);
     if (answer.status !== 202) refused = answer;
     else await new Promise((resolve) => setTimeout(resolve, 50));
@@ -157,4 +160,10 @@ it('answers 503 with Retry-After while too many rows wait for the broker', async
   expect(refused).toMatchObject({ status: 503, body: { error_code: 'OUTBOX_FULL' } });
   expect(Number(refused?.headers.get('retry-after'))).toBeGreaterThan(0);
   expect(answers.filter((status) => status === 202).length).toBeGreaterThan(1);
+  // Nothing of the refusal is kept: elsewhere the same key is as new.
+  const before = await stored();
+  const elsewhere = await post(gateway, fixture.keys.globex, message, { 'idempotency-key': key });
+  expect(elsewhere.status).toBe(202);
+  expect(elsewhere.headers.get('idempotency-replayed')).toBeNull();
+  expect(await stored()).toHaveLength(before.length + 1);
 }, 60_000);
