@@ -13,7 +13,7 @@ import type { TurnMetrics } from './turn-metrics.ts';
 
 export interface TakeMessagesParts {
   readonly store: IntakeStore;
-  readonly worker: Worker;
+  readonly worker: Pick<Worker, 'claimWithin'>;
   readonly historyTokens: number;
   readonly log: Logger;
   readonly metrics: TurnMetrics;

@@ -17,7 +17,7 @@ export interface OutcomeToTake extends ArrivedOutcome {
 
 export interface TakeOutcomesParts {
   readonly store: IntakeStore;
-  readonly worker: Worker;
+  readonly worker: Pick<Worker, 'claimWithin'>;
   readonly outbox: Outbox;
   readonly historyTokens: number;
   readonly log: Logger;

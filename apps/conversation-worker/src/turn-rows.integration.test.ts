@@ -1,4 +1,5 @@
 import { newId } from '@signalbox/contracts/ids';
+import type { IntakeRecord } from '@signalbox/messaging/messaging';
 import type { OutgoingMessage } from '@signalbox/messaging/outgoing';
 import { type Database, openDatabase, type Transaction } from '@signalbox/postgres/database';
 import { silentLog, silentMetrics } from '@signalbox/telemetry/silent';
@@ -6,7 +7,9 @@ import { createTestDatabase, type TestDatabase } from '@signalbox/testkit/databa
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { intakeStore } from './intake-store.ts';
 import type { ClaimedTurn } from './opened-turn.ts';
+import { takeMessages } from './take-messages.ts';
 import type { ModelOutcome, ToolOutcomeStored } from './turn-journal.ts';
+import { turnMetrics } from './turn-metrics.ts';
 import { turnStore } from './turn-store.ts';
 
 // What a turn costs is how many rows it writes (delivery rule 30): the parts of this service, table by table.
@@ -141,3 +144,43 @@ test('a turn with a tool goes on with one change of its row and its lane', async
     });
   });
 });
+
+test('messages that wait in line are one statement, and one more where some do wait; others are one as well', async () => {
+  const [sessionId, statements] = [newId(), [] as string[]];
+  const take = takeMessages({
+    ...{ store: intakeStore(database), historyTokens: 1_000, log: silentLog, keepOpened: () => {} },
+    metrics: turnMetrics(silentMetrics, () => 0),
+    worker: {
+      claimWithin: async (_, within) => (await within(1, { owner, leaseMs: 5_000, formats: [1] })).result,
+    },
+  });
+  const handle = (more: object, ...records: IntakeRecord[]) =>
+    database.transaction(async (tx) => {
+      statements.length = 0;
+      const counted: Transaction = {
+        ...tx,
+        query(statement, values) {
+          statements.push(typeof statement === 'string' ? statement : (statement.name ?? statement.text));
+          return tx.query(statement, values);
+        },
+      };
+      const signal = new AbortController().signal;
+      await take([...records, inboundRecord(sessionId, more)], counted, { signal, duplicates: () => {} });
+      return statements;
+    });
+  expect(await handle({})).toEqual(['conversation_worker_take_messages']);
+  expect(await handle({})).toEqual(['conversation_worker_take_messages', 'conversation_worker_turns_ahead']);
+  expect(await handle({ multitask_strategy: 'reject' }, inboundRecord(sessionId, {}))).toEqual([
+    'conversation_worker_take_inbound',
+  ]);
+});
+
+function inboundRecord(sessionId: string, more: object): IntakeRecord {
+  const ids = { session_id: sessionId, turn_id: newId(), event_id: newId() };
+  return {
+    ...{ topic: 'conversation.inbound', partition: 0, offset: 0n, key: `acme:${sessionId}`, tenant: 'acme' },
+    ...{ keyId: sessionId, sessionId, eventId: ids.event_id, eventType: 'message.posted', schema: '' },
+    value: { ...ids, persona_id: 'plain', message: 'hi', accepted_at: new Date().toISOString(), ...more },
+    ...{ headers: {}, bytes: null, timestampMs: Date.now(), traceparent: undefined },
+  };
+}
