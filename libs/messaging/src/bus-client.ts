@@ -61,7 +61,7 @@ export interface MemberOptions {
 export interface Member {
   /** Records in the log that are not finished, as of the last fetch. */
   lag(): number;
-  /** Monotonic milliseconds. */
+  /** When a fetch was last answered, by the broker that has been silent for longest; monotonic milliseconds. */
   readonly lastFetchAt: number;
   readonly lastHeartbeatAt: number;
   /** While it waits for the others of its group to join. */

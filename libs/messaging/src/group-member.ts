@@ -2,6 +2,7 @@ import { withoutTrace } from '@signalbox/telemetry/trace';
 import type { Consumer, EachBatchPayload } from 'kafkajs';
 import type { Member, MemberOptions } from './bus-client.ts';
 import type { RawRecord } from './decode-record.ts';
+import { FetchTimes } from './fetch-times.ts';
 import { createKafka, patientRetry } from './kafka-client.ts';
 import { PartitionOffsets, type PendingCommit } from './partition-offsets.ts';
 
@@ -14,8 +15,8 @@ const maxPauseMs = 5_000;
  */
 export class GroupMember implements Member {
   readonly #offsets = new PartitionOffsets();
-  /** Monotonic milliseconds of the last answer to a fetch, heartbeat or join. */
-  lastFetchAt = performance.now();
+  readonly #fetches: FetchTimes;
+  /** Monotonic milliseconds of the last answer to a heartbeat or join. */
   lastHeartbeatAt = performance.now();
   /** Between a rebalance's begin and the join: the others may take as long as the rebalance timeout. */
   joining = true;
@@ -34,6 +35,7 @@ export class GroupMember implements Member {
   constructor(options: MemberOptions) {
     this.#o = options;
     const { settings, group, maxWaitMs } = options;
+    this.#fetches = new FetchTimes(2 * (settings.kafkaRequestTimeoutMs + maxWaitMs), performance.now());
     this.#consumer = createKafka(settings, options.clientId, options.log, patientRetry).consumer({
       groupId: group,
       sessionTimeout: settings.kafkaSessionTimeoutMs,
@@ -62,6 +64,10 @@ export class GroupMember implements Member {
         eachBatch: (payload) => this.#eachBatch(payload),
       });
     });
+  }
+
+  get lastFetchAt(): number {
+    return this.#fetches.lastAnswerAt(performance.now());
   }
 
   lag(): number {
@@ -160,9 +166,8 @@ export class GroupMember implements Member {
           this.#o.log.critical('consumer.listener_failed', { error, topic: this.#o.topic });
         }
       });
-    on(events.FETCH, () => {
-      this.lastFetchAt = performance.now();
-    });
+    on(events.FETCH_START, ({ nodeId }) => this.#fetches.asked(nodeId, performance.now()));
+    on(events.FETCH, ({ nodeId }) => this.#fetches.answered(nodeId, performance.now()));
     on(events.HEARTBEAT, () => {
       this.lastHeartbeatAt = performance.now();
     });
@@ -196,7 +201,7 @@ export class GroupMember implements Member {
     // A join without REBALANCING before it (stale metadata, an unknown member): the old assignment ends here.
     if (before.length > 0) this.#o.listener.revoked(before);
     this.#offsets.assign(partitions);
-    this.lastFetchAt = performance.now();
+    this.#fetches.restart(performance.now());
     this.lastHeartbeatAt = performance.now();
     this.#o.listener.joined(partitions);
   }
