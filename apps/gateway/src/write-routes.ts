@@ -124,21 +124,29 @@ export function createWriteRoutes(options: {
     return result;
   }
 
+  function checkSettled(
+    request: FastifyRequest,
+    reply: FastifyReply,
+    payload: unknown,
+    done: (error: Error | null, payload?: unknown) => void,
+  ): void {
+    if (reply.statusCode >= 300 || settled.has(request)) done(null, payload);
+    else done(fault('INTERNAL_ERROR', 'a write was answered past its Idempotency-Key'));
+  }
+
   return {
     guard(server) {
-      server.addHook('onRoute', ({ method, url, config }) => {
-        const writes = [method].flat().filter((each) => !reading.has(each));
-        if (writes.length === 0 || config?.idempotent === true) return;
-        throw fault('INTERNAL_ERROR', `${writes.join(', ')} ${url} writes without an Idempotency-Key`);
-      });
-      server.addHook('preValidation', async (request) => {
-        if (request.routeOptions.config.idempotent === true) keyOf(request);
-      });
-      server.addHook('onSend', async (request, reply) => {
-        const { idempotent } = request.routeOptions.config;
-        if (idempotent === true && reply.statusCode < 300 && !settled.has(request)) {
-          throw fault('INTERNAL_ERROR', 'a write was answered past its Idempotency-Key');
+      server.addHook('onRoute', (route) => {
+        const writes = [route.method].flat().filter((each) => !reading.has(each));
+        if (writes.length === 0) return;
+        if (route.config?.idempotent !== true) {
+          throw fault(
+            'INTERNAL_ERROR',
+            `${writes.join(', ')} ${route.url} writes without an Idempotency-Key`,
+          );
         }
+        route.preValidation = [checkKey, ...[route.preValidation ?? []].flat()];
+        route.onSend = [checkSettled, ...[route.onSend ?? []].flat()];
       });
     },
 
@@ -199,6 +207,11 @@ function writeOf(request: FastifyRequest): Write {
   if (url !== declared) digest.update(`${url}\n`);
   if (rawBody !== undefined) digest.update(rawBody);
   return { ...write, bodyHash: digest.digest() };
+}
+
+function checkKey(request: FastifyRequest, _reply: FastifyReply, done: () => void): void {
+  keyOf(request);
+  done();
 }
 
 function keyOf(request: FastifyRequest): string | undefined {
