@@ -217,7 +217,8 @@ describe('bad input', () => {
     },
   );
 
-  it('415 and 401', async () => {
+  it('413, 415 and 401', async () => {
+    expect((await send(`{"reason":"${'x'.repeat(1_100_000)}"}`)).status).toBe(413);
     expect((await send('{}', { 'content-type': 'text/plain' })).status).toBe(415);
     expect((await call(gateway, path, { body: { session_id: id, action: 'cancel' } })).status).toBe(401);
   });
