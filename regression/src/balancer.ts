@@ -12,10 +12,11 @@ const checkBoundMs = 750;
 
 /**
  * What stands before the gateways: each connection goes to the next of them in turn, past those that refuse it or whose
- * /ready has not answered 200 lately. When none is ready all are tried: better a chance than a refusal.
+ * /ready did not answer 200 when it was last asked. A new one gets none before it has said that it is ready. When none
+ * is ready all are tried: better a chance than a refusal.
  */
 export async function startBalancer(backends: () => readonly string[]): Promise<Balancer> {
-  const unready = new Set<string>();
+  const ready = new Set<string>();
   const handed = new Map<string, number>();
   const sockets = new Set<Socket>();
   let turn = 0;
@@ -27,7 +28,7 @@ export async function startBalancer(backends: () => readonly string[]): Promise<
           return reply.ok;
         })
         .catch(() => false)
-        .then((ready) => (ready ? unready.delete(url) : unready.add(url)));
+        .then((isReady) => (isReady ? ready.add(url) : ready.delete(url)));
     }
   }, checkEveryMs);
 
@@ -38,8 +39,8 @@ export async function startBalancer(backends: () => readonly string[]): Promise<
     const all = backends();
     turn += 1;
     const inTurn = all.map((_, index) => all[(turn + index) % all.length] ?? '');
-    const ready = inTurn.filter((url) => !unready.has(url));
-    hand(client, ready.length > 0 ? ready : inTurn);
+    const fit = inTurn.filter((url) => ready.has(url));
+    hand(client, fit.length > 0 ? fit : inTurn);
   });
 
   function hand(client: Socket, [url, ...others]: readonly string[]): void {
@@ -60,7 +61,8 @@ export async function startBalancer(backends: () => readonly string[]): Promise<
       else hand(client, others);
     });
     backend.on('close', () => {
-      if (open) client.destroy();
+      // What has come from it is still on its way to the client.
+      if (open) client.end();
     });
     client.on('close', () => backend.destroy());
   }

@@ -55,6 +55,9 @@ export interface ReplicaOptions {
   readonly settings: Readonly<Record<string, string>>;
 }
 
+/** Eight processes share the machine with their clients. */
+const startMs = 60_000;
+
 export async function createReplica(options: ReplicaOptions): Promise<Replica> {
   const { service, name, infra, databaseUrl } = options;
   const [host = '', port = ''] = infra.kafka.split(':');
@@ -105,7 +108,10 @@ export async function createReplica(options: ReplicaOptions): Promise<Replica> {
       if (isRunning()) throw new Error(`${name} runs already`);
       const env = { ...addresses, ...options.settings, ...settings };
       lives.push(
-        await spawnService(service, env, options.entry === undefined ? {} : { entry: options.entry }),
+        await spawnService(service, env, {
+          timeoutMs: startMs,
+          ...(options.entry === undefined ? {} : { entry: options.entry }),
+        }),
       );
     },
     ready: (timeoutMs) => present().ready(timeoutMs),

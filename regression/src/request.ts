@@ -1,4 +1,4 @@
-import { request as httpRequest, type IncomingMessage } from 'node:http';
+import { type Agent, request as httpRequest, type IncomingMessage } from 'node:http';
 
 export interface Answer {
   readonly status: number;
@@ -11,17 +11,22 @@ export interface RequestOptions {
   readonly key?: string;
   readonly headers?: Readonly<Record<string, string>>;
   readonly body?: unknown;
+  /** Keeps connections, as a client does that posts often; without one each request has a connection of its own. */
+  readonly agent?: Agent;
   /** Bound of the whole exchange. Default 4 000: a replica that stands still takes connections and never answers. */
   readonly timeoutMs?: number;
 }
 
-/** One request on a connection of its own, so that the balancer chooses anew. Rejects when the connection breaks. */
+/**
+ * One request, on a connection of its own where no agent is given, so that the balancer chooses anew. Rejects when the
+ * connection breaks; nothing is tried again.
+ */
 export function send(url: string, options: RequestOptions = {}): Promise<Answer> {
   const body = options.body === undefined ? undefined : JSON.stringify(options.body);
   const timeoutMs = options.timeoutMs ?? 4_000;
   const { promise, resolve, reject } = Promise.withResolvers<Answer>();
   const outgoing = httpRequest(url, {
-    agent: false,
+    agent: options.agent ?? false,
     method: options.method ?? (body === undefined ? 'GET' : 'POST'),
     headers: headersOf(options.key, { ...(body === undefined ? {} : jsonType), ...options.headers }),
   });
