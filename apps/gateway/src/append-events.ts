@@ -18,26 +18,23 @@ export interface AppendEventsOptions {
   count(result: 'appended' | 'repeat', events: number): void;
 }
 
-/** A batch's end: all in the streams, or the consumer was sent back and the batch will come again. */
-export type Appended = 'appended' | 'sent_back';
-
 /** SQLSTATE classes that say the row is bad, not the moment: data exception, constraint violation, limit exceeded. */
 const badRow = /^(22|23|54)/;
 
 /**
  * Takes one batch of one partition, in offset order (delivery rule 21): events that are no deltas to Postgres, then all to
- * their sessions' streams. Throws DATABASE_UNAVAILABLE or REDIS_UNAVAILABLE: the whole batch must come again before
- * anything later of the partition, since an id below a stream's last can never be added. Throws POISON_RECORD for a
- * record that can never be stored; alone in a batch it may be put aside.
+ * their sessions' streams. When it returns, all of it is in both. Throws DATABASE_UNAVAILABLE or REDIS_UNAVAILABLE: the
+ * whole batch must come again before anything later of the partition, since an id below a stream's last can never be
+ * added; so it is when the consumer was sent back. Throws POISON_RECORD for a record that can never be stored; alone in
+ * a batch it may be put aside.
  */
 export function createAppendEvents(options: AppendEventsOptions) {
   const { streams, rebuild, storeEvents, epoch, count } = options;
 
-  return async function append(partition: number, records: readonly IntakeRecord[]): Promise<Appended> {
+  return async function append(partition: number, records: readonly IntakeRecord[]): Promise<void> {
     const last = records.at(-1);
-    if (last === undefined) return 'appended';
+    if (last === undefined) return;
     const boot = await rebuild.bootFor(partition);
-    if (boot === undefined) return 'sent_back';
 
     const events: StreamEvent[] = [];
     for (const record of records) {
@@ -49,14 +46,10 @@ export function createAppendEvents(options: AppendEventsOptions) {
     failPoint('stream.stored');
 
     const reached = { epoch, position: last.offset };
-    if (!(await streams.append(partition, boot, shown, reached))) {
-      await rebuild.lost(partition);
-      return 'sent_back';
-    }
+    if (!(await streams.append(partition, boot, shown, reached))) return await rebuild.lost(partition, boot);
     await rebuild.reached(partition, reached);
     failPoint('stream.appended');
     count('appended', shown.length);
-    return 'appended';
   };
 
   async function withoutRepeats(events: readonly StreamEvent[]): Promise<readonly StreamEvent[]> {

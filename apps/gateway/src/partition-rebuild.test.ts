@@ -1,28 +1,9 @@
 import { silentLog } from '@signalbox/telemetry/silent';
 import { expect, it } from 'vitest';
+import { type BootTable, bootTable } from '../test/boot-table.ts';
 import { createPartitionRebuild } from './partition-rebuild.ts';
-import type { StreamPosition } from './stream-id.ts';
 
-/** `stream:boot` and `stream:reached`, as the scripts treat them. */
-function bootTable() {
-  const boot = new Map<number, string>();
-  const reached = new Map<number, StreamPosition>();
-  return {
-    boot,
-    reached,
-    streams: {
-      bootOf: async (partition: number) => boot.get(partition) ?? '',
-      markBoot: async (partition: number, from: string, to: string) => {
-        if ((boot.get(partition) ?? '') !== from) return false;
-        boot.set(partition, to);
-        return true;
-      },
-      markReached: async (partition: number, at: StreamPosition) => void reached.set(partition, at),
-    },
-  };
-}
-
-function owner(table: ReturnType<typeof bootTable>, log = { from: 4n, end: 9n }) {
+function owner(table: BootTable, log = { from: 4n, end: 9n }) {
   const seeks: number[] = [];
   const rebuild = createPartitionRebuild({
     streams: table.streams,
@@ -41,6 +22,7 @@ function owner(table: ReturnType<typeof bootTable>, log = { from: 4n, end: 9n })
 }
 
 const at = (position: bigint) => ({ epoch: 1, position });
+const again = { code: 'REDIS_UNAVAILABLE', retryable: true };
 
 it('appends at once where Redis is whole', async () => {
   const table = bootTable();
@@ -55,7 +37,7 @@ it('goes back once, appends under its token, and is ready when it has passed the
   const table = bootTable();
   const { rebuild, seeks } = owner(table);
   rebuild.assigned([0]);
-  expect(await rebuild.bootFor(0)).toBeUndefined(); // this batch will come again
+  await expect(rebuild.bootFor(0)).rejects.toMatchObject(again); // this batch will come again
   expect(seeks).toEqual([0]);
   const token = await rebuild.bootFor(0);
   expect(token).toBe(table.boot.get(0));
@@ -93,12 +75,12 @@ it('starts anew when Redis is emptied during a rebuild', async () => {
   const table = bootTable();
   const { rebuild, seeks } = owner(table);
   rebuild.assigned([0]);
-  await rebuild.bootFor(0);
+  await rebuild.bootFor(0).catch(() => undefined);
   const first = table.boot.get(0);
   table.boot.clear();
   await rebuild.reached(0, at(8n)); // all read, but what was appended before is gone
   expect(table.boot.get(0)).toBeUndefined();
-  expect(await rebuild.bootFor(0)).toBeUndefined();
+  await expect(rebuild.bootFor(0)).rejects.toMatchObject(again);
   expect(table.boot.get(0)).not.toBe(first);
   expect(seeks).toEqual([0, 0]);
 });
@@ -107,10 +89,10 @@ it('takes over from an owner that died in the middle of a rebuild', async () => 
   const table = bootTable();
   const dead = owner(table);
   dead.rebuild.assigned([0]);
-  await dead.rebuild.bootFor(0);
+  await dead.rebuild.bootFor(0).catch(() => undefined);
   const heir = owner(table);
   heir.rebuild.assigned([0]);
-  expect(await heir.rebuild.bootFor(0)).toBeUndefined();
+  await expect(heir.rebuild.bootFor(0)).rejects.toMatchObject(again);
   expect(heir.seeks).toEqual([0]);
   await dead.rebuild.reached(0, at(8n)); // it was only slow: its token is gone, it marks nothing
   expect(table.boot.get(0)).not.toBe('ready');
@@ -125,10 +107,11 @@ it('goes back when the append script found the key missing, and only where anoth
   rebuild.assigned([0]);
   await rebuild.bootFor(0);
   table.boot.delete(0);
-  await rebuild.lost(0);
+  await expect(rebuild.lost(0, 'ready')).rejects.toMatchObject(again);
   expect(seeks).toEqual([0]);
+  const token = await rebuild.bootFor(0);
   table.boot.set(0, 'ready');
-  await rebuild.lost(0);
+  await expect(rebuild.lost(0, token)).rejects.toMatchObject(again);
   expect(seeks).toEqual([0]);
   expect(await rebuild.bootFor(0)).toBe('ready');
 });

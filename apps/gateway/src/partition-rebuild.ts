@@ -1,4 +1,5 @@
 import { newId } from '@signalbox/contracts/ids';
+import { fault } from '@signalbox/faults/fault';
 import type { Logger } from '@signalbox/telemetry/telemetry';
 import { bootReady, type SessionStreams } from './session-stream.ts';
 import type { StreamPosition } from './stream-id.ts';
@@ -29,10 +30,13 @@ export interface PartitionLog {
 export interface PartitionRebuild {
   assigned(partitions: readonly number[]): void;
   revoked(partitions: readonly number[]): void;
-  /** The boot value under which events may be appended now; undefined when the consumer was just sent back. */
-  bootFor(partition: number): Promise<string | undefined>;
-  /** Redis did not have the boot value: sends the consumer back. */
-  lost(partition: number): Promise<void>;
+  /**
+   * The boot value under which events may be appended now. Throws REDIS_UNAVAILABLE where there is none: the batch must
+   * come again, from where the consumer was just sent back to or in its place.
+   */
+  bootFor(partition: number): Promise<string>;
+  /** Redis did not have that boot value: sends the consumer back. Always throws, as bootFor does. */
+  lost(partition: number, boot: string): Promise<never>;
   /** All events up to here are in the streams, and the append has kept that: ends a rebuild that has come so far. */
   reached(partition: number, at: StreamPosition): Promise<void>;
   /** Looks at every owned partition; a rebuild must also start where no record comes. Throws REDIS_UNAVAILABLE. */
@@ -50,14 +54,20 @@ export interface PartitionRebuildOptions {
   onRebuild(): void;
 }
 
+/**
+ * What a start came to: `ready` means that somebody else has made the partition whole meanwhile. Otherwise nothing may be
+ * appended by whoever asked: what it holds lies behind what comes now, and an id below a stream's last is never added.
+ */
+type Started = 'ready' | 'not_yet';
+
 /** Watches over `stream:boot` for the partitions that this replica owns (delivery rule 22). */
 export function createPartitionRebuild(options: PartitionRebuildOptions): PartitionRebuild {
   const { streams, log, rebuildSeconds, epoch, logger, onRebuild } = options;
   const states = new Map<number, PartitionState>();
   /** Starts under way: the check and a batch may find the same loss. */
-  const starting = new Map<number, Promise<void>>();
+  const starting = new Map<number, Promise<Started>>();
 
-  function start(partition: number): Promise<void> {
+  function start(partition: number): Promise<Started> {
     let under = starting.get(partition);
     if (under === undefined) {
       under = begin(partition).finally(() => starting.delete(partition));
@@ -66,21 +76,22 @@ export function createPartitionRebuild(options: PartitionRebuildOptions): Partit
     return under;
   }
 
-  async function begin(partition: number): Promise<void> {
+  async function begin(partition: number): Promise<Started> {
     const token = newId();
     // Whatever stands there belongs to a rebuild that this one replaces; `ready` was checked before.
     const standing = await streams.bootOf(partition);
     if (standing === bootReady) {
       states.set(partition, { name: 'ready' });
-      return;
+      return 'ready';
     }
-    if (!(await streams.markBoot(partition, standing, token))) return; // somebody was faster: found at the next look
+    if (!(await streams.markBoot(partition, standing, token))) return 'not_yet'; // somebody was faster: found at the next look
     const { from, end } = await log.seekBack(partition, rebuildSeconds);
-    if (!states.has(partition)) return; // revoked meanwhile: its new owner finds the token and starts anew
+    if (!states.has(partition)) return 'not_yet'; // revoked meanwhile: its new owner finds the token and starts anew
     logger.info('stream.rebuild_started', { partition, from: from.toString(), end: end.toString() });
     onRebuild();
     states.set(partition, { name: 'rebuilding', token, until: end });
     if (from >= end) await finish(partition, { epoch, position: end > 0n ? end - 1n : 0n });
+    return 'not_yet';
   }
 
   async function finish(partition: number, at: StreamPosition): Promise<void> {
@@ -107,17 +118,18 @@ export function createPartitionRebuild(options: PartitionRebuildOptions): Partit
       if (state.name === 'rebuilding') return state.token;
       if (state.name === 'ready') return bootReady;
       states.set(partition, state);
-      if ((await streams.bootOf(partition)) === bootReady) {
-        states.set(partition, { name: 'ready' });
-        return bootReady;
-      }
-      await start(partition);
-      return undefined;
+      if ((await start(partition)) === 'ready') return bootReady;
+      throw mustComeAgain(partition);
     },
 
-    async lost(partition) {
-      states.set(partition, { name: 'unknown' });
-      await start(partition);
+    async lost(partition, boot) {
+      const state = states.get(partition);
+      // The check may have found it first: a rebuild that is under way since then is not begun anew.
+      if (state?.name !== 'rebuilding' || state.token === boot) {
+        states.set(partition, { name: 'unknown' });
+        await start(partition);
+      }
+      throw mustComeAgain(partition);
     },
 
     async reached(partition, at) {
@@ -140,4 +152,10 @@ export function createPartitionRebuild(options: PartitionRebuildOptions): Partit
       return [...states.values()].filter(({ name }) => name !== 'ready').length;
     },
   };
+}
+
+function mustComeAgain(partition: number): Error {
+  return fault('REDIS_UNAVAILABLE', 'the streams of the partition are not whole now', {
+    details: { partition },
+  });
 }
