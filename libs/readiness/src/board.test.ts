@@ -199,7 +199,7 @@ describe('a probe', () => {
     it.add({ name: 'database', required: true, intervalMs: 1_000, timeoutMs: 500, probe: database.probe });
     it.start();
     it.markStarted();
-    await tick(500);
+    await tick(501);
     expect(database.aborted).toBe(1);
     expect(it.readiness().body).toMatchObject({
       reason: 'database',
@@ -221,6 +221,36 @@ describe('a probe', () => {
     database.state = 'up';
     it.markStarted();
     await tick(30_000);
+    expect(it.readiness().code).toBe(200);
+  });
+
+  test('that was too slow runs again soon after it has come back, not when the longest wait is over', async () => {
+    const { board: it } = board();
+    let runs = 0;
+    const slowOnce = async () => {
+      runs += 1;
+      if (runs === 1) await new Promise((resolve) => setTimeout(resolve, 700));
+    };
+    it.add({ name: 'database', required: true, intervalMs: 10_000, timeoutMs: 500, probe: slowOnce });
+    it.start();
+    it.markStarted();
+    await tick(600);
+    expect(it.readiness().code).toBe(503);
+    await tick(1_200);
+    expect(it.readiness().code).toBe(200);
+  });
+
+  test('is asked again within a second while it is down, whatever its interval', async () => {
+    const { board: it } = board();
+    const database = dependency();
+    database.state = 'down';
+    it.add({ name: 'database', required: true, intervalMs: 30_000, probe: database.probe });
+    it.start();
+    it.markStarted();
+    await tick(10_000);
+    expect(database.runs).toBe(11);
+    database.state = 'up';
+    await tick(1_000);
     expect(it.readiness().code).toBe(200);
   });
 

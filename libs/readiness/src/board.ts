@@ -67,7 +67,12 @@ type Phase = { name: 'starting' } | { name: 'serving' } | { name: 'draining' };
 type Verdict = { status: 'ready' | 'starting' | 'draining' | 'unready'; reason?: string };
 
 const statusRank: Record<CheckStatus, number> = { ok: 0, degraded: 1, down: 2 };
-/** A probe that neither ends nor heeds its signal is tried again ever more rarely: a leak of two a minute at most. */
+/** What is down is asked again this soon, so that a service is ready soon after the last thing it lacked is there. */
+const downIntervalMs = 1_000;
+/**
+ * A probe that neither ends nor heeds its signal is not waited for beyond this, which doubles: a leak of two a minute at
+ * most.
+ */
 const maxHungPauseMs = 30_000;
 
 /** The board of one process. `/live` needs none; every other health route answers from here in microseconds. */
@@ -142,14 +147,15 @@ export function createBoard(options: BoardOptions): Board {
 
   async function probeForever(check: Check, entry: Entry): Promise<void> {
     const intervalMs = check.intervalMs ?? 2_000;
-    let pauseMs = intervalMs;
+    let hungPauseMs = intervalMs;
     while (!stopped.signal.aborted) {
       const { result, settled } = await runProbe(check, now, stopped.signal);
       if (stopped.signal.aborted) return;
       record(entry, result);
-      const hung = !(await settledNow(settled));
-      pauseMs = hung ? Math.min(Math.max(pauseMs * 2, intervalMs), maxHungPauseMs) : intervalMs;
-      await pause(pauseMs, stopped.signal, { unref: true });
+      hungPauseMs = Math.min(hungPauseMs * 2, maxHungPauseMs);
+      if (await settlesWithin(settled, hungPauseMs, stopped.signal)) hungPauseMs = intervalMs;
+      const soon = result.status === 'down' ? Math.min(intervalMs, downIntervalMs) : intervalMs;
+      await pause(soon, stopped.signal, { unref: true });
     }
   }
 
@@ -245,9 +251,14 @@ export function createBoard(options: BoardOptions): Board {
   };
 }
 
-/** Whether a promise has settled already, looked at after the microtasks that are due. */
-async function settledNow(settled: Promise<void>): Promise<boolean> {
-  const pending = Symbol('pending');
-  const turn = new Promise<symbol>((resolve) => setImmediate(() => resolve(pending)));
-  return (await Promise.race([settled, turn])) !== pending;
+async function settlesWithin(settled: Promise<void>, ms: number, stopped: AbortSignal): Promise<boolean> {
+  const waited = new AbortController();
+  try {
+    return await Promise.race([
+      settled.then(() => true),
+      pause(ms, AbortSignal.any([stopped, waited.signal]), { unref: true }).then(() => false),
+    ]);
+  } finally {
+    waited.abort();
+  }
 }
