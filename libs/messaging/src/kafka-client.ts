@@ -3,6 +3,7 @@ import { createRequire } from 'node:module';
 import { fault } from '@signalbox/faults/fault';
 import type { Logger } from '@signalbox/telemetry/telemetry';
 import type { Kafka, KafkaConfig, logCreator, logLevel, RetryOptions, SASLOptions } from 'kafkajs';
+import { patchBrokerConnect } from './broker-connect.ts';
 import { patchHeaderDecoding } from './header-decoding.ts';
 import type { KafkaSettings } from './messaging-settings.ts';
 import { patchRequestQueueTimer } from './request-queue-timer.ts';
@@ -33,6 +34,7 @@ export function createKafka(
   log: Logger,
   retry: RetryOptions,
 ): Kafka {
+  patchBrokerConnect();
   patchRequestQueueTimer();
   patchHeaderDecoding();
   const { Kafka: Client }: typeof import('kafkajs') = require('kafkajs');

@@ -123,6 +123,22 @@ export function describeProducer(name: string, bus: BusClient): void {
       expect(first(await logOf(key))).toEqual(['warm', ...sends.map((_, n) => String(n))]);
     });
 
+    it('a connection whose first question was not answered is not kept: it sends soon after the hole has healed', async () => {
+      const { messaging } = process();
+      const key = `acme:${newId()}`;
+      await messaging.probe(AbortSignal.timeout(5_000)); // the cluster is known, the producer not yet connected
+      const before = proxy.accepted();
+      proxy.blackhole('to-client');
+      const sends = Array.from({ length: 5 }, (_, n) => messaging.producer.direct(record(key, String(n))));
+      await waitFor(proxy.accepted, (accepted) => accepted > before, { label: 'a connection' });
+      await new Promise((resolve) => setTimeout(resolve, 1_500)); // the question has timed out by then
+      await proxy.heal();
+      const back = performance.now();
+      await Promise.all(sends);
+      expect(performance.now() - back).toBeLessThan(3_000);
+      expect(first(await logOf(key))).toEqual(sends.map((_, n) => String(n)));
+    });
+
     it('a direct record waits as long as its caller does, and no longer', async () => {
       const { messaging } = process();
       const key = `acme:${newId()}`;
