@@ -50,9 +50,9 @@ describe.each(rounds.map((armed) => ({ armed })))('while processes are killed', 
   }, 60_000);
 
   test.each(Object.entries(armed))('%s at %s: every message has its one answer', async (name, point) => {
-    const { process } = cluster.replica(name);
-    expect(process.exit()).toEqual({ code: null, signal: 'SIGKILL' });
-    expect(process.logs.at(-1)).toMatchObject({ event: 'fail_point.reached', fail_point: point });
+    const killed = cluster.replica(name).process;
+    expect(killed.exit()).toEqual({ code: null, signal: 'SIGKILL' });
+    expect(killed.logs.at(-1)).toMatchObject({ event: 'fail_point.reached', fail_point: point });
     expect(figures).toMatchObject({ accepted: 30, finals: 30 });
   });
 });

@@ -43,12 +43,13 @@ export function follow(options: FollowOptions): Follower {
   const refusals: string[] = [];
   const opened = Promise.withResolvers<void>();
   let connections = 0;
+  let lastId = options.lastEventId;
   let closed = false;
   let leave: () => void = () => undefined;
 
   function connectOnce(): Promise<void> {
     const { promise: over, resolve } = Promise.withResolvers<void>();
-    const lastEventId = events.at(-1)?.id ?? options.lastEventId;
+    const lastEventId = lastId;
     const outgoing = request(`${options.url}/v1/session/${options.sessionId}/events`, {
       agent: false,
       headers: headersOf(options.key, {
@@ -84,9 +85,12 @@ export function follow(options: FollowOptions): Follower {
         heardAt = performance.now();
         rest += chunk;
         for (let end = rest.indexOf('\n\n'); end !== -1; end = rest.indexOf('\n\n')) {
-          const event = readBlock(rest.slice(0, end), heardAt);
+          const { id, event } = readBlock(rest.slice(0, end), heardAt);
           rest = rest.slice(end + 2);
-          if (event === undefined || outgoing.destroyed) continue;
+          if (outgoing.destroyed) continue;
+          // An id alone is a place too (HTML standard, 9.2.6): where a stream begins that has had no event yet.
+          lastId = id ?? lastId;
+          if (event === undefined) continue;
           events.push(event);
           options.onEvent?.(event);
           here += 1;
@@ -119,8 +123,8 @@ export function follow(options: FollowOptions): Follower {
   };
 }
 
-function readBlock(block: string, atMs: number): SeenEvent | undefined {
-  let id = '';
+function readBlock(block: string, atMs: number): { id: string | undefined; event: SeenEvent | undefined } {
+  let id: string | undefined;
   let type = '';
   let data = '';
   for (const line of block.split('\n')) {
@@ -128,5 +132,5 @@ function readBlock(block: string, atMs: number): SeenEvent | undefined {
     else if (line.startsWith('event:')) type = line.slice(6).trim();
     else if (line.startsWith('id:')) id = line.slice(3).trim();
   }
-  return data === '' ? undefined : { id, type, data: JSON.parse(data), atMs };
+  return { id, event: data === '' ? undefined : { id: id ?? '', type, data: JSON.parse(data), atMs } };
 }
