@@ -1,3 +1,4 @@
+import { fault } from '@signalbox/faults/fault';
 import { silentLog } from '@signalbox/telemetry/silent';
 import { expect, it } from 'vitest';
 import { type BootTable, bootTable } from '../test/boot-table.ts';
@@ -114,4 +115,100 @@ it('goes back when the append script found the key missing, and only where anoth
   await expect(rebuild.lost(0, token)).rejects.toMatchObject(again);
   expect(seeks).toEqual([0]);
   expect(await rebuild.bootFor(0)).toBe('ready');
+});
+
+it.each([
+  ['the boot value', 'bootOf'],
+  ['the token', 'markBoot'],
+  ['the log', 'seekBack'],
+] as const)('looks after no partition that was revoked while it waited for %s', async (_, call) => {
+  const table = bootTable();
+  if (call === 'bootOf') table.boot.set(0, 'ready');
+  const { promise: held, resolve: letGo } = Promise.withResolvers<void>();
+  const { promise: waits, resolve: called } = Promise.withResolvers<void>();
+  const hold = async (here: string) => {
+    if (here !== call) return;
+    called();
+    await held;
+  };
+  let seeks = 0;
+  const rebuild = createPartitionRebuild({
+    streams: {
+      ...table.streams,
+      bootOf: (partition) => hold('bootOf').then(() => table.streams.bootOf(partition)),
+      markBoot: (...args) => hold('markBoot').then(() => table.streams.markBoot(...args)),
+    },
+    log: {
+      async seekBack() {
+        seeks += 1;
+        await hold('seekBack');
+        return { from: 4n, end: 9n };
+      },
+    },
+    rebuildSeconds: 900,
+    epoch: 1,
+    logger: silentLog,
+    onRebuild: () => undefined,
+  });
+  rebuild.assigned([0]);
+  const batch = rebuild.bootFor(0).catch(() => undefined);
+  await waits;
+  rebuild.revoked([0]);
+  letGo();
+  await batch;
+  expect(rebuild.rebuilding).toBe(0);
+  const seeksBefore = seeks;
+  table.boot.set(0, 'token of the owner');
+  await rebuild.check();
+  await expect(rebuild.bootFor(0)).rejects.toMatchObject(again);
+  await expect(rebuild.lost(0, 'ready')).rejects.toMatchObject(again);
+  expect([table.boot.get(0), seeks]).toEqual(['token of the owner', seeksBefore]);
+});
+
+it('does not let an earlier assignment speak for the one it has now', async () => {
+  const table = bootTable();
+  table.boot.set(0, 'ready');
+  const { promise: held, resolve: letGo } = Promise.withResolvers<void>();
+  let reads = 0;
+  const { rebuild } = owner({
+    ...table,
+    streams: {
+      ...table.streams,
+      async bootOf(partition) {
+        const standing = await table.streams.bootOf(partition);
+        if (++reads === 1) await held;
+        return standing;
+      },
+    },
+  });
+  rebuild.assigned([0]);
+  const batch = rebuild.bootFor(0);
+  rebuild.revoked([0]);
+  rebuild.assigned([0]);
+  table.boot.clear(); // emptied after the read that is under way
+  letGo();
+  await batch;
+  expect(rebuild.rebuilding).toBe(1);
+  await expect(rebuild.bootFor(0)).rejects.toMatchObject(again);
+});
+
+it('takes the token away from nobody where the partition cannot be sought', async () => {
+  const table = bootTable();
+  table.boot.set(0, 'token of the owner');
+  const rebuild = createPartitionRebuild({
+    streams: table.streams,
+    log: {
+      async seekBack() {
+        throw fault('KAFKA_UNAVAILABLE', 'not assigned here');
+      },
+    },
+    rebuildSeconds: 900,
+    epoch: 1,
+    logger: silentLog,
+    onRebuild: () => undefined,
+  });
+  rebuild.assigned([0]);
+  await expect(rebuild.check()).rejects.toMatchObject({ code: 'KAFKA_UNAVAILABLE' });
+  await expect(rebuild.bootFor(0)).rejects.toMatchObject({ code: 'KAFKA_UNAVAILABLE' });
+  expect(table.boot.get(0)).toBe('token of the owner');
 });

@@ -12,6 +12,8 @@ import type { StreamPosition } from './stream-id.ts';
  * - `rebuilding`: Redis was emptied. The consumer was sent back and appends again; when it has passed `until` (the end of
  *   the log at that moment) the partition is ready. The token stands in `stream:boot`: if Redis is emptied once more, or
  *   another owner starts its own rebuild, the token is gone and this one starts anew. Appending twice does no harm.
+ *
+ * A revocation ends all of it: nothing that was under way then has an effect on what is known of the next assignment.
  */
 export type PartitionState =
   | { readonly name: 'unknown' }
@@ -22,7 +24,7 @@ export type PartitionState =
 export interface PartitionLog {
   /**
    * Sends the consumer back to the first record of the last `seconds`, never forward. Answers where it will go on and
-   * the offset behind the last record now.
+   * the offset behind the last record now. Throws KAFKA_UNAVAILABLE, also where the partition is not assigned here.
    */
   seekBack(partition: number, seconds: number): Promise<{ readonly from: bigint; readonly end: bigint }>;
 }
@@ -60,96 +62,106 @@ export interface PartitionRebuildOptions {
  */
 type Started = 'ready' | 'not_yet';
 
+/**
+ * One assignment of a partition: a new object each time it is assigned, so that whatever returns from Redis or Kafka after
+ * a revocation changes the state of nothing that is watched over.
+ *   assigned → a batch asks for the boot value → revoked → the answer comes: were the partition put back, this replica
+ *   would look after it for ever, and take each later rebuild away from its owner.
+ */
+interface Assignment {
+  readonly partition: number;
+  state: PartitionState;
+  /** The start under way: the check and a batch may find the same loss. */
+  starting: Promise<Started> | undefined;
+}
+
 /** Watches over `stream:boot` for the partitions that this replica owns (delivery rule 22). */
 export function createPartitionRebuild(options: PartitionRebuildOptions): PartitionRebuild {
   const { streams, log, rebuildSeconds, epoch, logger, onRebuild } = options;
-  const states = new Map<number, PartitionState>();
-  /** Starts under way: the check and a batch may find the same loss. */
-  const starting = new Map<number, Promise<Started>>();
+  const owned = new Map<number, Assignment>();
 
-  function start(partition: number): Promise<Started> {
-    let under = starting.get(partition);
-    if (under === undefined) {
-      under = begin(partition).finally(() => starting.delete(partition));
-      starting.set(partition, under);
-    }
-    return under;
+  function start(mine: Assignment): Promise<Started> {
+    mine.starting ??= begin(mine).finally(() => {
+      mine.starting = undefined;
+    });
+    return mine.starting;
   }
 
-  async function begin(partition: number): Promise<Started> {
-    const token = newId();
-    // Whatever stands there belongs to a rebuild that this one replaces; `ready` was checked before.
+  async function begin(mine: Assignment): Promise<Started> {
+    const { partition } = mine;
+    mine.state = { name: 'unknown' };
+    // Whatever stands there but `ready` belongs to a rebuild that this one replaces.
     const standing = await streams.bootOf(partition);
     if (standing === bootReady) {
-      states.set(partition, { name: 'ready' });
+      mine.state = { name: 'ready' };
       return 'ready';
     }
-    if (!(await streams.markBoot(partition, standing, token))) return 'not_yet'; // somebody was faster: found at the next look
+    // The seek comes before the token: it fails where the partition is not this replica's, and then nobody is disturbed.
     const { from, end } = await log.seekBack(partition, rebuildSeconds);
-    if (!states.has(partition)) return 'not_yet'; // revoked meanwhile: its new owner finds the token and starts anew
+    if (owned.get(partition) !== mine) return 'not_yet';
+    const token = newId();
+    if (!(await streams.markBoot(partition, standing, token))) return 'not_yet'; // somebody was faster: found at the next look
     logger.info('stream.rebuild_started', { partition, from: from.toString(), end: end.toString() });
     onRebuild();
-    states.set(partition, { name: 'rebuilding', token, until: end });
-    if (from >= end) await finish(partition, { epoch, position: end > 0n ? end - 1n : 0n });
+    mine.state = { name: 'rebuilding', token, until: end };
+    if (from >= end) await finish(mine, { epoch, position: end > 0n ? end - 1n : 0n });
     return 'not_yet';
   }
 
-  async function finish(partition: number, at: StreamPosition): Promise<void> {
-    const state = states.get(partition);
-    if (state?.name !== 'rebuilding') return;
+  async function finish(mine: Assignment, at: StreamPosition): Promise<void> {
+    const { partition, state } = mine;
+    if (state.name !== 'rebuilding') return;
     await streams.markReached(partition, at);
     if (await streams.markBoot(partition, state.token, bootReady)) {
-      states.set(partition, { name: 'ready' });
+      mine.state = { name: 'ready' };
       logger.info('stream.rebuild_done', { partition, position: at.position.toString() });
-    } else states.set(partition, { name: 'unknown' });
+    } else mine.state = { name: 'unknown' };
   }
 
   return {
     assigned(partitions) {
       for (const partition of partitions)
-        if (!states.has(partition)) states.set(partition, { name: 'unknown' });
+        owned.set(partition, { partition, state: { name: 'unknown' }, starting: undefined });
     },
     revoked(partitions) {
-      for (const partition of partitions) states.delete(partition);
+      for (const partition of partitions) owned.delete(partition);
     },
 
     async bootFor(partition) {
-      const state = states.get(partition) ?? { name: 'unknown' };
-      if (state.name === 'rebuilding') return state.token;
-      if (state.name === 'ready') return bootReady;
-      states.set(partition, state);
-      if ((await start(partition)) === 'ready') return bootReady;
+      const mine = owned.get(partition);
+      if (mine?.state.name === 'rebuilding') return mine.state.token;
+      if (mine?.state.name === 'ready') return bootReady;
+      if (mine !== undefined && (await start(mine)) === 'ready') return bootReady;
       throw mustComeAgain(partition);
     },
 
     async lost(partition, boot) {
-      const state = states.get(partition);
+      const mine = owned.get(partition);
       // The check may have found it first: a rebuild that is under way since then is not begun anew.
-      if (state?.name !== 'rebuilding' || state.token === boot) {
-        states.set(partition, { name: 'unknown' });
-        await start(partition);
-      }
+      if (mine !== undefined && (mine.state.name !== 'rebuilding' || mine.state.token === boot))
+        await start(mine);
       throw mustComeAgain(partition);
     },
 
     async reached(partition, at) {
-      const state = states.get(partition);
-      if (state?.name === 'rebuilding' && at.position + 1n >= state.until) await finish(partition, at);
+      const mine = owned.get(partition);
+      if (mine?.state.name === 'rebuilding' && at.position + 1n >= mine.state.until) await finish(mine, at);
     },
 
     async check() {
-      for (const [partition, state] of [...states]) {
-        if (starting.has(partition)) continue;
+      for (const mine of [...owned.values()]) {
+        const { partition, state } = mine;
+        if (mine.starting !== undefined) continue;
         const standing = await streams.bootOf(partition);
+        if (owned.get(partition) !== mine || mine.state !== state) continue;
         const expected = state.name === 'rebuilding' ? state.token : bootReady;
-        if (!states.has(partition)) continue;
-        if (standing !== expected) await start(partition);
-        else if (state.name === 'unknown') states.set(partition, { name: 'ready' });
+        if (standing !== expected) await start(mine);
+        else if (state.name === 'unknown') mine.state = { name: 'ready' };
       }
     },
 
     get rebuilding() {
-      return [...states.values()].filter(({ name }) => name !== 'ready').length;
+      return [...owned.values()].filter(({ state }) => state.name !== 'ready').length;
     },
   };
 }
