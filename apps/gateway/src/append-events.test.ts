@@ -23,7 +23,7 @@ function gateway(table: BootTable) {
     logger: silentLog,
     onRebuild: () => undefined,
   });
-  const append = createAppendEvents({
+  const { append, settled } = createAppendEvents({
     streams: table.streams,
     rebuild,
     async storeEvents(events) {
@@ -34,7 +34,7 @@ function gateway(table: BootTable) {
     count: () => undefined,
   });
   rebuild.assigned([0]);
-  return { append, rebuild, stored, seeks };
+  return { append, settled, rebuild, stored, seeks };
 }
 
 const sessionId = newId();
@@ -123,4 +123,19 @@ it('is not done with a batch when Redis is emptied under it, and begins one rebu
   expect([table.appended, seeks]).toEqual([[], [0]]);
   await append(0, [final(8n)]);
   expect(table.boot.get(0)).toBe('ready');
+});
+
+it('ends a rebuild whose last record is buried, and keeps that the partition is whole up to it', async () => {
+  const table = bootTable();
+  const { append, settled, rebuild } = gateway(table);
+  await rebuild.check();
+  await append(0, [final(7n)]);
+  expect(table.boot.get(0)).not.toBe('ready');
+  await settled({ partition: 0, first: 8n, next: 9n });
+  expect(table.boot.get(0)).toBe('ready');
+  expect(table.reached.get(0)).toEqual({ epoch: 1, position: 8n });
+  await settled({ partition: 0, first: 9n, next: 10n });
+  expect(table.reached.get(0)).toEqual({ epoch: 1, position: 9n });
+  table.boot.clear();
+  await expect(settled({ partition: 0, first: 10n, next: 11n })).rejects.toMatchObject({ retryable: true });
 });

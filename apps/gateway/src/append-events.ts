@@ -1,7 +1,7 @@
 import { isDeltaEvent } from '@signalbox/contracts/conversation-outbound';
 import { fault } from '@signalbox/faults/fault';
 import { failPoint } from '@signalbox/lifecycle/fail-point';
-import type { IntakeRecord } from '@signalbox/messaging/messaging';
+import type { IntakeRecord, SettledRange } from '@signalbox/messaging/messaging';
 import { poisonRecord } from '@signalbox/messaging/poison-record';
 import type { StoredEvents } from './event-store.ts';
 import type { PartitionRebuild } from './partition-rebuild.ts';
@@ -21,6 +21,12 @@ export interface AppendEventsOptions {
 /** SQLSTATE classes that say the row is bad, not the moment: data exception, constraint violation, limit exceeded. */
 const badRow = /^(22|23|54)/;
 
+export interface AppendEvents {
+  append(partition: number, records: readonly IntakeRecord[]): Promise<void>;
+  /** Keeps that the partition is whole so far where its last records are none to append: they were buried. */
+  settled(range: SettledRange): Promise<void>;
+}
+
 /**
  * Takes one batch of one partition, in offset order (delivery rule 21): events that are no deltas to Postgres, then all to
  * their sessions' streams. When it returns, all of it is in both. Throws DATABASE_UNAVAILABLE or REDIS_UNAVAILABLE: the
@@ -28,10 +34,10 @@ const badRow = /^(22|23|54)/;
  * added; so it is when the consumer was sent back. Throws POISON_RECORD for a record that can never be stored; alone in
  * a batch it may be put aside.
  */
-export function createAppendEvents(options: AppendEventsOptions) {
+export function createAppendEvents(options: AppendEventsOptions): AppendEvents {
   const { streams, rebuild, storeEvents, epoch, count } = options;
 
-  return async function append(partition: number, records: readonly IntakeRecord[]): Promise<void> {
+  async function append(partition: number, records: readonly IntakeRecord[]): Promise<void> {
     const last = records.at(-1);
     if (last === undefined) return;
     const boot = await rebuild.bootFor(partition);
@@ -44,13 +50,25 @@ export function createAppendEvents(options: AppendEventsOptions) {
     }
     const shown = await withoutRepeats(events);
     failPoint('stream.stored');
-
-    const reached = { epoch, position: last.offset };
-    if (!(await streams.append(partition, boot, shown, reached))) return await rebuild.lost(partition, boot);
-    await rebuild.reached(partition, reached);
+    await intoStreams(partition, boot, shown, last.offset);
     failPoint('stream.appended');
     count('appended', shown.length);
-  };
+  }
+
+  async function settled({ partition, next }: SettledRange): Promise<void> {
+    await intoStreams(partition, await rebuild.bootFor(partition), [], next - 1n);
+  }
+
+  async function intoStreams(
+    partition: number,
+    boot: string,
+    events: readonly StreamEvent[],
+    position: bigint,
+  ): Promise<void> {
+    const reached = { epoch, position };
+    if (!(await streams.append(partition, boot, events, reached))) return await rebuild.lost(partition, boot);
+    await rebuild.reached(partition, reached);
+  }
 
   async function withoutRepeats(events: readonly StreamEvent[]): Promise<readonly StreamEvent[]> {
     const kept = events.filter((event) => !isDeltaEvent(event.type));
@@ -73,6 +91,8 @@ export function createAppendEvents(options: AppendEventsOptions) {
     count('repeat', left.size);
     return events.filter((event) => !left.has(event));
   }
+
+  return { append, settled };
 }
 
 function refused(sqlState: string | undefined): Error {

@@ -28,6 +28,7 @@ export interface StreamService {
 /** Delivery rule 22: refills at once; the others wait with keepalive. */
 const refillsAtOnce = 32;
 const bootCheckMs = 1_000;
+const redisAnswerMs = 2_000;
 
 /** Puts the streams together: from conversation.outbound into Postgres and Redis, and out to whoever follows. */
 export function createStreamService(parts: {
@@ -92,7 +93,7 @@ export function createStreamService(parts: {
     { help: 'Owned partitions whose streams are not whole in Redis.' },
     () => rebuild.rebuilding,
   );
-  const append = createAppendEvents({
+  const { append, settled } = createAppendEvents({
     streams,
     rebuild,
     storeEvents: (batch) => storeEvents(database, batch),
@@ -111,6 +112,8 @@ export function createStreamService(parts: {
           const [first] = records;
           if (first !== undefined) await append(first.partition, records);
         },
+        settled,
+        storesAnswer: () => redis.probe(AbortSignal.timeout(redisAnswerMs)),
         onAssigned: (partitions) => rebuild.assigned(partitions),
         onRevoked: (partitions) => rebuild.revoked(partitions),
       });

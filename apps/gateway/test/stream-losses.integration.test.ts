@@ -55,6 +55,17 @@ it('appends again what an emptied Redis has lost, and only then answers a resume
   expect(await gateway.metric('gateway_stream_rebuilds_total')).toBeGreaterThan(6);
 });
 
+it('ends a rebuild whose last record is poison', async () => {
+  const events = turnEvents(turnId, ['a', 'b']);
+  await fixture.publish('acme', sessionId, events);
+  const all = await whole();
+  const poison = { type: 'turn.started', value: { turn_id: 5 } };
+  await fixture.publish('acme', sessionId, [poison]);
+  await gateway.log('consumer.dead_letter');
+  await fixture.emptyRedis();
+  expect(shape(await whole(all[0]?.id))).toEqual(shape(all.slice(1)));
+});
+
 it('goes on for a reader that is live while Redis loses its memory', async () => {
   const stream = await follow(gateway, acme, sessionId);
   const events = turnEvents(turnId, ['one ', 'two ', 'three ', 'four']);

@@ -22,10 +22,25 @@ export type AppendHandler = (
   context: { readonly signal: AbortSignal },
 ) => Promise<void>;
 
+/** Records of a partition from the offset `first` to the one before `next`. */
+export interface SettledRange {
+  readonly partition: number;
+  readonly first: bigint;
+  readonly next: bigint;
+}
+
+/**
+ * Told of records whose last one the handler is not given, because it was buried or skipped, so that it knows how far the
+ * partition is settled: in order with the handler's calls, and before the offset is finished. What it throws leaves them
+ * unsettled: they come again.
+ */
+export type SettledHandler = (range: SettledRange) => Promise<void>;
+
 export interface AppendOptions {
   readonly topic: SourceTopicName;
   readonly group: string;
   readonly handler: AppendHandler;
+  readonly settled: SettledHandler | undefined;
   readonly accepts: ((head: RecordHead) => boolean) | undefined;
   readonly maxBatch: number;
   readonly database: Database;
@@ -50,7 +65,16 @@ export function createAppend(options: AppendOptions): BatchProcessor {
     if (bad !== undefined) throw fault('POISON_RECORD', 'poison');
     const records = items.flatMap(({ content }) => (content.kind === 'record' ? [content.record] : []));
     if (records.length > 0) await bound.run(partition, (signal) => options.handler(records, { signal }));
+    if (items.at(-1)?.content.kind !== 'record') await tellSettled(partition, items);
     for (const item of items) endSpan(item);
+  }
+
+  async function tellSettled(partition: number, items: readonly Item[]): Promise<void> {
+    const first = items[0]?.raw.offset;
+    const last = items.at(-1)?.raw.offset;
+    const { settled } = options;
+    if (settled === undefined || first === undefined || last === undefined) return;
+    await bound.run(partition, () => settled({ partition, first, next: last + 1n }));
   }
 
   async function bury(item: Item, error: unknown): Promise<void> {
@@ -62,6 +86,7 @@ export function createAppend(options: AppendOptions): BatchProcessor {
       },
       { timeoutMs: buryMs },
     );
+    await tellSettled(item.partition, [item]);
     metrics.processed(topic, 'poison', 0);
     log.error('consumer.dead_letter', {
       error: asFault(error),

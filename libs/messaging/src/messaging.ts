@@ -10,7 +10,7 @@ import type { Lifecycle } from '@signalbox/lifecycle/lifecycle';
 import type { Database } from '@signalbox/postgres/database';
 import type { ProbeDetail } from '@signalbox/readiness/board';
 import type { Logger, Metrics } from '@signalbox/telemetry/telemetry';
-import { type AppendHandler, createAppend } from './append.ts';
+import { type AppendHandler, createAppend, type SettledHandler } from './append.ts';
 import type { BusClient } from './bus-client.ts';
 import { createClusterGuard } from './cluster-guard.ts';
 import { depthGauge } from './dead-letter-depth.ts';
@@ -30,7 +30,7 @@ import { SentRows } from './sent-rows.ts';
 import { type Consumer, openSubscription } from './subscription.ts';
 import { refuseOtherCounts } from './topics.ts';
 
-export type { AppendHandler } from './append.ts';
+export type { AppendHandler, SettledRange } from './append.ts';
 export type { IntakeRecord, RecordHead } from './decode-record.ts';
 export type { IntakeContext, IntakeHandler } from './intake.ts';
 export type { MessagingSettings } from './messaging-settings.ts';
@@ -60,6 +60,9 @@ export interface ConsumeOptions extends Subscribing {
 
 export interface ConsumeRawOptions extends Subscribing {
   readonly handler: AppendHandler;
+  readonly settled?: SettledHandler;
+  /** Rejects while a store of the handler does not answer this process. The database is asked besides. */
+  readonly storesAnswer?: () => Promise<unknown>;
 }
 
 export interface MessagingOptions {
@@ -149,7 +152,10 @@ export function openMessaging(options: MessagingOptions): Messaging {
   beyondHelp.promise.catch(() => undefined);
   const ownTopics = new Set<TopicName>(options.topics ?? []);
 
-  function open(subscribing: Subscribing, createProcessor: (group: string) => BatchProcessor): Consumer {
+  function open(
+    subscribing: Subscribing & Pick<ConsumeRawOptions, 'storesAnswer'>,
+    createProcessor: (group: string) => BatchProcessor,
+  ): Consumer {
     const { topic } = subscribing;
     if (!isSourceTopic(topic)) throw fault('INTERNAL_ERROR', `${topic} is not a topic that can be consumed`);
     const group = `${settings.kafkaGroupId}.${subscribing.group}.${settings.kafkaTopicPrefix}${topic}`;
@@ -163,6 +169,7 @@ export function openMessaging(options: MessagingOptions): Messaging {
       processor: createProcessor(group),
       onAssigned: subscribing.onAssigned,
       onRevoked: subscribing.onRevoked,
+      storesAnswer: () => Promise.all([database.urgent.query('select 1'), subscribing.storesAnswer?.()]),
       guard,
       offsetsAtTime: (wireTopic, timestampMs) => offsetsAtTime(settings, wireTopic, timestampMs, log),
       log,
@@ -240,6 +247,7 @@ export function openMessaging(options: MessagingOptions): Messaging {
           topic: consuming.topic,
           group,
           handler: consuming.handler,
+          settled: consuming.settled,
           accepts: consuming.accepts,
           maxBatch: consuming.maxBatch ?? defaultMaxBatch,
           database,

@@ -176,6 +176,7 @@ export function describePoison(name: string, bus: BusClient): void {
       const process = start();
       const appended: string[] = [];
       const ids = new Set<string>();
+      const settled = new Set<string>();
       process.messaging.consumeRaw({
         topic,
         group: 'append',
@@ -186,6 +187,7 @@ export function describePoison(name: string, bus: BusClient): void {
             appended.push(messageIn(record.value));
           }
         },
+        settled: async ({ partition, next }) => void settled.add(`${partition} ${next - 1n}`),
       });
       await waitFor(
         () => appended,
@@ -194,6 +196,8 @@ export function describePoison(name: string, bus: BusClient): void {
       );
       expect(appended).toEqual(wanted(sent));
       await judge(process, 'append', sent);
+      const buried = sent.filter(({ of }) => of?.fate.kind === 'dead');
+      expect(buried.filter(({ partition, offset }) => !settled.has(`${partition} ${offset}`))).toEqual([]);
     });
 
     it('batches that other clients pack, or write in transactions, are read like any; what was given up is not there', async () => {
