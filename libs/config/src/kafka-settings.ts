@@ -76,6 +76,13 @@ export const kafkaSettings = {
     min: 1_000,
     max: 600_000,
   }),
+  kafkaStoreAwayLeaveMs: integer({
+    env: 'KAFKA_STORE_AWAY_LEAVE_MS',
+    doc: 'A consumer whose own store does not answer for so long leaves its group: other replicas have its partitions.',
+    default: 10_000,
+    min: 1_000,
+    max: 600_000,
+  }),
   kafkaConnectionTimeoutMs: integer({
     env: 'KAFKA_CONNECTION_TIMEOUT_MS',
     doc: 'Bound of opening a connection to a broker.',

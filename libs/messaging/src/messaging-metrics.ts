@@ -32,7 +32,7 @@ export function messagingMetrics(metrics: Metrics): MessagingMetrics {
     labels: ['consumer'],
   });
   const restarts = metrics.counter('consumer_restarts_total', {
-    help: 'Consumers that were built anew after a crash or by the watchdog.',
+    help: 'Consumers that were built anew after a crash or by the watchdog, or left because of their store.',
     labels: ['consumer'],
   });
   return {

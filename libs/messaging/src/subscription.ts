@@ -8,6 +8,7 @@ import type { BatchProcessor } from './fetched-batch.ts';
 import type { MessagingMetrics } from './messaging-metrics.ts';
 import type { KafkaSettings } from './messaging-settings.ts';
 import { RebuildBudget } from './rebuild-budget.ts';
+import { createStoreWatch } from './store-watch.ts';
 import { judgeMember, type MemberHealth } from './watchdog.ts';
 
 /** A running consumer as its service sees it. */
@@ -35,6 +36,8 @@ export interface SubscriptionOptions {
   readonly processor: BatchProcessor;
   readonly onAssigned: ((partitions: readonly number[]) => void) | undefined;
   readonly onRevoked: ((partitions: readonly number[]) => void) | undefined;
+  /** Rejects while a store of the handler does not answer this process. */
+  readonly storesAnswer: () => Promise<unknown>;
   readonly guard: ClusterGuard;
   readonly offsetsAtTime: (topic: string, timestampMs: number) => Promise<ReadonlyMap<number, bigint>>;
   readonly log: Logger;
@@ -49,6 +52,7 @@ const watchEveryMs = 500;
 const firstDelayMs = 50;
 const maxDelayMs = 1_000;
 const abandonedStopMs = 2_000;
+const leaveMs = 2_000;
 /** A handler that hangs costs this process its place in the group, and at last its life: after so many session timeouts. */
 const leaveAfterTimeouts = 1;
 const giveUpAfterTimeouts = 3;
@@ -60,13 +64,15 @@ const giveUpAfterTimeouts = 3;
  * - `running`: a member is in the group. A crash or the watchdog ends it, and a new one is started.
  * - `held`: a handler hangs. There is no member, so that others have its partitions; the next one is started when the
  *   handler has come back.
+ * - `away`: a store of the handler does not answer this process, though perhaps others. There is no member, so that they
+ *   have its partitions; the next one is started when the store answers.
  * - `stopped`.
  */
-type State = 'starting' | 'running' | 'held' | 'stopped';
+type State = 'starting' | 'running' | 'held' | 'away' | 'stopped';
 
 /** Why the life of a member is over. */
 type Ending =
-  | { readonly why: 'crash' | 'start'; readonly error: unknown }
+  | { readonly why: 'crash' | 'start' | 'store away'; readonly error: unknown }
   | { readonly why: 'silent' | 'handler hangs' | 'stop' };
 
 interface Life {
@@ -80,6 +86,10 @@ export function openSubscription(options: SubscriptionOptions): Consumer {
   const wireTopic = settings.kafkaTopicPrefix + topic;
   const closing = new AbortController();
   const budget = new RebuildBudget(2 * sessionMs + settings.kafkaRebalanceTimeoutMs);
+  const stores = createStoreWatch({
+    answer: options.storesAnswer,
+    leaveAfterMs: settings.kafkaStoreAwayLeaveMs,
+  });
   let state: State = 'starting';
   let current: Life | undefined;
   let asking = false;
@@ -91,6 +101,7 @@ export function openSubscription(options: SubscriptionOptions): Consumer {
   async function live(): Promise<void> {
     for (let tries = 0; !closing.signal.aborted; ) {
       await handlersBack();
+      await storesBack();
       if (await mayStart(tries)) {
         const ending = await oneLife();
         if (ending.why === 'stop') return; // stop() sees the member out
@@ -107,6 +118,14 @@ export function openSubscription(options: SubscriptionOptions): Consumer {
       await pause(watchEveryMs / 4, closing.signal);
     }
     if (state === 'held') state = 'starting';
+  }
+
+  async function storesBack(): Promise<void> {
+    await stores.back(closing.signal, (error) => {
+      if (state !== 'away') log.warning('consumer.start_delayed', { error, topic, group });
+      state = 'away';
+    });
+    if (state === 'away') state = 'starting';
   }
 
   async function mayStart(tries: number): Promise<boolean> {
@@ -151,6 +170,11 @@ export function openSubscription(options: SubscriptionOptions): Consumer {
     if (ending.why === 'stop') return ending;
     current = undefined;
     reachableSince = undefined;
+    if (ending.why === 'store away') {
+      state = 'away';
+      await member.stop(leaveMs); // its partitions are others' at once, not after a session timeout
+      return ending;
+    }
     state = 'starting';
     const partitions = member.assigned();
     member.abandon();
@@ -171,6 +195,7 @@ export function openSubscription(options: SubscriptionOptions): Consumer {
       listener: {
         joined(partitions) {
           log.info('consumer.assigned', { topic, group, partitions });
+          stores.assigned(partitions);
           options.onAssigned?.(partitions);
         },
         revoked(partitions) {
@@ -178,7 +203,11 @@ export function openSubscription(options: SubscriptionOptions): Consumer {
           options.onRevoked?.(partitions);
         },
         crashed: (error) => end({ why: 'crash', error }),
-        process: (batch) => processor.process(batch),
+        async process(batch) {
+          const outcome = await processor.process(batch);
+          if (batch.isCurrent()) stores.seen(batch.partition, outcome.kind);
+          return outcome;
+        },
       },
     });
   }
@@ -186,6 +215,11 @@ export function openSubscription(options: SubscriptionOptions): Consumer {
   /** Tells and counts the end of a life. Its cause may be the broker's: then it is unready, and no more than that. */
   async function account(ending: Exclude<Ending, { why: 'stop' }>): Promise<void> {
     const { why } = ending;
+    metrics.restarted(topic);
+    if (why === 'store away') {
+      log.warning('consumer.left_group', { error: ending.error, topic, group });
+      return;
+    }
     let ours = why === 'silent';
     if (why === 'crash' || why === 'start') {
       const { error } = ending;
@@ -195,7 +229,6 @@ export function openSubscription(options: SubscriptionOptions): Consumer {
       else log.error('consumer.crashed', { error, topic, group });
       ours = !passing && (await brokerAnswers());
     }
-    metrics.restarted(topic);
     const tooOften = ours && budget.spend(performance.now());
     log.warning('consumer.rebuilding', { topic, group, why, rebuilds: budget.spent });
     if (tooOften) giveUp(why);
@@ -223,6 +256,7 @@ export function openSubscription(options: SubscriptionOptions): Consumer {
     const hangingMs = hangingSince === undefined ? 0 : performance.now() - hangingSince;
     if (hangingMs > giveUpAfterTimeouts * sessionMs) giveUp('handler hangs');
     if (current === undefined) return;
+    void askStores(current);
     if (hangingMs > leaveAfterTimeouts * sessionMs) current.end({ why: 'handler hangs' });
     else if (healthOf(current.member).verdict === 'silent') void askBroker(current);
     else reachableSince = undefined;
@@ -253,6 +287,11 @@ export function openSubscription(options: SubscriptionOptions): Consumer {
     else reachableSince ??= performance.now();
     if (reachableSince !== undefined && performance.now() - reachableSince >= sessionMs / 2)
       life.end({ why: 'silent' });
+  }
+
+  async function askStores(life: Life): Promise<void> {
+    const error = await stores.leaveFor();
+    if (error !== undefined) life.end({ why: 'store away', error });
   }
 
   const watcher = setInterval(watch, watchEveryMs).unref();
@@ -292,6 +331,7 @@ export function openSubscription(options: SubscriptionOptions): Consumer {
         const overMs = Math.round(performance.now() - hangingSince);
         throw fault('TIMEOUT', `a handler of ${topic} hangs, ${overMs} ms over its bound`);
       }
+      if (state === 'away') return; // the store's own check says so; Kafka is no worse for it
       const health = current === undefined ? undefined : healthOf(current.member);
       if (state === 'running' && health?.verdict === 'ok') return;
       if (lastError !== undefined) throw asFault(lastError);
