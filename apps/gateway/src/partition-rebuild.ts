@@ -48,7 +48,7 @@ export interface PartitionRebuild {
 }
 
 export interface PartitionRebuildOptions {
-  readonly streams: Pick<SessionStreams, 'bootOf' | 'markBoot' | 'markReached'>;
+  readonly streams: Pick<SessionStreams, 'bootOf' | 'markBoot'>;
   readonly log: PartitionLog;
   readonly rebuildSeconds: number;
   readonly epoch: number;
@@ -104,17 +104,16 @@ export function createPartitionRebuild(options: PartitionRebuildOptions): Partit
     logger.info('stream.rebuild_started', { partition, from: from.toString(), end: end.toString() });
     onRebuild();
     mine.state = { name: 'rebuilding', token, until: end };
-    if (from >= end) await finish(mine, { epoch, position: end > 0n ? end - 1n : 0n });
+    if (from >= end) await finish(mine, end > 0n ? { epoch, position: end - 1n } : undefined);
     return 'not_yet';
   }
 
-  async function finish(mine: Assignment, at: StreamPosition): Promise<void> {
+  async function finish(mine: Assignment, at: StreamPosition | undefined): Promise<void> {
     const { partition, state } = mine;
     if (state.name !== 'rebuilding') return;
-    await streams.markReached(partition, at);
-    if (await streams.markBoot(partition, state.token, bootReady)) {
+    if (await streams.markBoot(partition, state.token, bootReady, at)) {
       mine.state = { name: 'ready' };
-      logger.info('stream.rebuild_done', { partition, position: at.position.toString() });
+      logger.info('stream.rebuild_done', { partition, position: at?.position.toString() });
     } else mine.state = { name: 'unknown' };
   }
 

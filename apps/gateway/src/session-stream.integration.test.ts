@@ -256,6 +256,21 @@ describe('appending', () => {
     expect(await redis.run((client) => client.hget(streamKeys(prefix).reached, '0'))).toBe('1-6');
   });
 
+  it('never goes back in how far the partition is whole', async () => {
+    const reached = () => redis.run((client) => client.hget(streamKeys(prefix).reached, '4'));
+    const at = (position: bigint, epoch = 1) => ({ epoch, position });
+    await streams.markBoot(4, '', 'token', at(7n));
+    expect(await reached()).toBe('1-7');
+    await streams.append(4, 'token', [], at(30n));
+    await streams.append(4, 'token', [event(20, { kind: 's' })], at(20n)); // a former owner wakes
+    expect(await reached()).toBe('1-30');
+    await streams.markBoot(4, 'token', 'ready', at(9n));
+    expect(await reached()).toBe('1-30');
+    await streams.append(4, 'ready', [], at(2n, 2)); // the log was made anew
+    await streams.append(4, 'ready', [], undefined);
+    expect(await reached()).toBe('2-2');
+  });
+
   describe('wake-ups', () => {
     let heard: string[];
     let subscription: Subscription;

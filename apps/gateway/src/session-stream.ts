@@ -46,9 +46,8 @@ export interface SessionStreams {
   /** Entries after a position, at most `count`. Throws REDIS_UNAVAILABLE. */
   look(session: SessionRef, after: StreamPosition, count: number): Promise<StreamLook>;
   bootOf(partition: number): Promise<string>;
-  /** Sets the boot value if it is still `from` ('' for none). False when it was not. */
-  markBoot(partition: number, from: string, to: string): Promise<boolean>;
-  markReached(partition: number, at: StreamPosition): Promise<void>;
+  /** Sets the boot value, and how far all is appended, if it is still `from` ('' for none). False when it was not. */
+  markBoot(partition: number, from: string, to: string, reached?: StreamPosition): Promise<boolean>;
   channelOf(session: SessionRef): string;
   /** What a wake-up carries; undefined when it only says that there is something to read. */
   readWake(message: string): StreamWake | undefined;
@@ -123,12 +122,9 @@ export function createSessionStreams({
       return (await redis.run((client) => client.hget(keys.boot, String(partition)))) ?? '';
     },
 
-    async markBoot(partition, from, to) {
-      return (await mark([keys.boot], [partition, from, to])) === 1;
-    },
-
-    async markReached(partition, at) {
-      await redis.run((client) => client.hset(keys.reached, String(partition), formatStreamId(at)));
+    async markBoot(partition, from, to, reached) {
+      const upTo = reached === undefined ? '' : formatStreamId(reached);
+      return (await mark([keys.boot, keys.reached], [partition, from, to, upTo])) === 1;
     },
 
     channelOf: ({ tenant, sessionId }) => keys.channel(tenant, sessionId),

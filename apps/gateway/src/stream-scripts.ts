@@ -1,3 +1,16 @@
+/** Whether one stream id comes before another; none, before all. */
+const below = `
+local function placeOf(id)
+  local epoch, position = string.match(id or '', '^(%d+)-(%d+)$')
+  return tonumber(epoch or '-1'), tonumber(position or '-1')
+end
+local function below(one, other)
+  local epoch, position = placeOf(one)
+  local otherEpoch, otherPosition = placeOf(other)
+  return epoch < otherEpoch or (epoch == otherEpoch and position < otherPosition)
+end
+`;
+
 /**
  * Appends a batch of one partition's events to the streams of their sessions: the only place where stream entries are
  * made. One call a batch, so that all of it is of one instant, and the position reached stands with it.
@@ -23,6 +36,7 @@
  *   while the state is there), for sixteen of them would push out one that did;
  * - of a piece that begins below the length shown, the part below is cut: a record that the producer sent twice;
  * - `p` keeps the id of the entry before it, empty when that is not known (a reader then asks Postgres).
+ * The position reached never goes back: an owner that stood still over a rebalance appends its batch after the next one.
  * A wake-up goes out even when nothing was added: the reader that missed it the first time gets it now. It is the last
  * id; or, where the entries added are few bytes and the one before them is known, JSON: [id before, [[id, type, body,
  * at?], …]], so that a reader that stands there need not come and read them.
@@ -30,7 +44,7 @@
  * Answers the number of entries added, or -1 when the boot value differs: Redis was emptied, nothing was appended.
  */
 export const appendScript = {
-  lua: `
+  lua: `${below}
 local boot = redis.call('HGET', KEYS[1], ARGV[1])
 if boot ~= ARGV[2] then return -1 end
 
@@ -150,7 +164,7 @@ for key = 3, #KEYS, 2 do
   added = added + append(KEYS[key], KEYS[key + 1], ARGV[at], at + 2, to)
   at = to + 1
 end
-if ARGV[6] ~= '' then redis.call('HSET', KEYS[2], ARGV[1], ARGV[6]) end
+if below(redis.call('HGET', KEYS[2], ARGV[1]), ARGV[6]) then redis.call('HSET', KEYS[2], ARGV[1], ARGV[6]) end
 return added
 `,
 } as const;
@@ -190,13 +204,17 @@ return { boot, reached, last, entries, more }
 `,
 } as const;
 
-/** Sets a partition's boot value if it is still the one expected ('' for none). Answers 1 when it was. */
+/**
+ * Sets a partition's boot value if it is still the one expected ('' for none), and with it the position reached ('' for
+ * none), which never goes back. Keys: boot, reached. Arguments: partition, from, to, reached. Answers 1 when it was.
+ */
 export const markBootScript = {
-  keys: 1,
-  lua: `
+  keys: 2,
+  lua: `${below}
 local now = redis.call('HGET', KEYS[1], ARGV[1]) or ''
 if now ~= ARGV[2] then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+if below(redis.call('HGET', KEYS[2], ARGV[1]), ARGV[4]) then redis.call('HSET', KEYS[2], ARGV[1], ARGV[4]) end
 return 1
 `,
 } as const;

@@ -1,13 +1,13 @@
 import type { SessionStreams } from '../src/session-stream.ts';
 import type { StreamEvent } from '../src/stream-event.ts';
-import type { StreamPosition } from '../src/stream-id.ts';
+import { comparePositions, type StreamPosition } from '../src/stream-id.ts';
 
 export interface BootTable {
   readonly boot: Map<number, string>;
   readonly reached: Map<number, StreamPosition>;
   /** Everything that was appended, in order. */
   readonly appended: StreamEvent[];
-  readonly streams: Pick<SessionStreams, 'append' | 'bootOf' | 'markBoot' | 'markReached'>;
+  readonly streams: Pick<SessionStreams, 'append' | 'bootOf' | 'markBoot'>;
 }
 
 /** `stream:boot` and `stream:reached`, as the scripts treat them. */
@@ -16,6 +16,11 @@ export function bootTable(): BootTable {
   const reached = new Map<number, StreamPosition>();
   const appended: StreamEvent[] = [];
   const bootOf = (partition: number) => boot.get(partition) ?? '';
+  const reach = (partition: number, at: StreamPosition | undefined) => {
+    const before = reached.get(partition);
+    if (at !== undefined && (before === undefined || comparePositions(before, at) < 0))
+      reached.set(partition, at);
+  };
   return {
     boot,
     reached,
@@ -24,16 +29,16 @@ export function bootTable(): BootTable {
       async append(partition, expected, events, upTo) {
         if (bootOf(partition) !== expected) return false;
         appended.push(...events);
-        if (upTo !== undefined) reached.set(partition, upTo);
+        reach(partition, upTo);
         return true;
       },
       bootOf: async (partition) => bootOf(partition),
-      async markBoot(partition, from, to) {
+      async markBoot(partition, from, to, upTo) {
         if (bootOf(partition) !== from) return false;
         boot.set(partition, to);
+        reach(partition, upTo);
         return true;
       },
-      markReached: async (partition, at) => void reached.set(partition, at),
     },
   };
 }
