@@ -14,7 +14,7 @@ export interface ClusterGuard {
   ensure(): Promise<void>;
   /**
    * Metadata of these topics, asked for now: partitions by topic (without prefix).
-   * @throws KAFKA_UNAVAILABLE when no broker answers or a topic is missing.
+   * @throws KAFKA_UNAVAILABLE when no broker answers or a topic is missing (details.reason 'topics').
    */
   metadata(topics: readonly string[]): Promise<ReadonlyMap<string, number>>;
   /** The names (without prefix) of the topics that are there. @throws KAFKA_UNAVAILABLE, WRONG_CLUSTER. */
@@ -46,6 +46,12 @@ export function createClusterGuard(settings: KafkaSettings, clientId: string, lo
     try {
       return await Promise.race([withoutTrace(async () => question(await connected())), late]);
     } catch (error) {
+      if (isUnknownTopic(error)) {
+        throw fault('KAFKA_UNAVAILABLE', 'the broker has not all topics', {
+          cause: error,
+          details: { reason: 'topics' },
+        });
+      }
       const broken = admin;
       admin = undefined;
       broken?.disconnect().catch(() => undefined);
@@ -95,4 +101,8 @@ export function createClusterGuard(settings: KafkaSettings, clientId: string, lo
       await open?.disconnect();
     },
   };
+}
+
+function isUnknownTopic(error: unknown): boolean {
+  return error instanceof Error && 'type' in error && error.type === 'UNKNOWN_TOPIC_OR_PARTITION';
 }
