@@ -50,7 +50,11 @@ export function workCalls(parts: WorkCallsParts): CallWork {
     let outcome: ToolOutcomeReported;
     try {
       const { tenant, attempt } = item;
-      outcome = await runCall(parts, { tenant, request: payload.request, attempt, signal: lease.signal });
+      outcome = await runCall(
+        // A failure here would be a further attempt, which a call that may run once does not have.
+        { ...parts, findTool: (of, name) => persistently(lease, () => parts.findTool(of, name)) },
+        { tenant, request: payload.request, attempt, signal: lease.signal },
+      );
     } finally {
       clearTimeout(slow);
     }
@@ -117,13 +121,13 @@ export function workCalls(parts: WorkCallsParts): CallWork {
 }
 
 /**
- * Stores an outcome while the lease lasts. A call has had its effect by then: given up now, it would be run again, or be
- * told as unknown, although its outcome is known.
+ * Repeats while the lease lasts and the database is away. For an outcome: its call has had its effect, and would be run
+ * again, or told as unknown, although its outcome is known.
  */
-async function persistently(lease: Lease, store: () => Promise<void>): Promise<void> {
+async function persistently<T>(lease: Lease, ask: () => Promise<T>): Promise<T> {
   for (;;) {
     try {
-      return await store();
+      return await ask();
     } catch (error) {
       if (!isFault(error, 'DATABASE_UNAVAILABLE') || lease.signal.aborted) {
         throw error;

@@ -24,6 +24,7 @@ export const tools: readonly Tool[] = [
       // uses CPU and ignores the soft limit
     }
   }),
+  tool('echo_once', ({ text }) => String(text), false),
   tool('sleep', never),
   tool('sleep_once', never, false),
   // Says into a file who ran and under which key, and ends only in a second try.

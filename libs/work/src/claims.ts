@@ -13,6 +13,11 @@ export interface ClaimsOptions {
   onClaim(claim: Claim, sentAt: number): void;
 }
 
+interface UnderWay {
+  readonly sentAt: number;
+  slots: number;
+}
+
 /** Other replicas' intakes, retries that came due and leases that ran out are looked for at this pace. */
 const pollMs = 1000;
 const largestClaim = 64;
@@ -24,7 +29,7 @@ const largestClaim = 64;
 export class Claims {
   readonly #options: ClaimsOptions;
   /** Monotonic send times of what may still bring claims: the statement under way and open intake transactions. */
-  readonly #underWay = new Set<{ sentAt: number; slots: number }>();
+  readonly #underWay = new Set<UnderWay>();
   #poll: NodeJS.Timeout | undefined;
   #claiming: Promise<void> | undefined;
   #again = false;
@@ -32,6 +37,7 @@ export class Claims {
   #after = '';
   #stopped = false;
   #failing = false;
+  #onIdle: (() => void) | undefined;
 
   constructor(options: ClaimsOptions) {
     this.#options = options;
@@ -47,10 +53,14 @@ export class Claims {
     this.wake();
   }
 
+  /** Resolves when nothing under way can bring a claim any more. */
   async stop(): Promise<void> {
     this.#stopped = true;
     clearInterval(this.#poll);
-    await this.#claiming;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#onIdle = resolve;
+    if (this.#underWay.size === 0) resolve();
+    await promise;
   }
 
   get oldestSentAt(): number {
@@ -98,18 +108,23 @@ export class Claims {
     this.#underWay.add(mark);
     try {
       const claims = await queue.claim(terms, limit, takeExpired, this.#after);
-      this.#underWay.delete(mark);
       for (const claim of claims) onClaim(claim, mark.sentAt);
+      this.#over(mark);
       this.#after = claims.at(-1)?.item.tenant ?? this.#after;
       if (this.#failing) log.info('work.claim_back', {});
       this.#failing = false;
       return claims.length;
     } catch (error) {
-      this.#underWay.delete(mark);
+      this.#over(mark);
       if (!this.#failing) log.warning('work.claim_failed', { error });
       this.#failing = true;
       return 0;
     }
+  }
+
+  #over(mark: UnderWay): void {
+    this.#underWay.delete(mark);
+    if (this.#underWay.size === 0) this.#onIdle?.();
   }
 
   /**
@@ -123,13 +138,12 @@ export class Claims {
     const slots = this.#stopped ? 0 : Math.max(0, Math.min(this.#free(), largestClaim));
     const mark = { sentAt: performance.now(), slots };
     this.#underWay.add(mark);
-    const done = () => this.#underWay.delete(mark);
-    tx.afterRollback(done);
+    tx.afterRollback(() => this.#over(mark));
     const { result, claims, more } = await send(slots, this.#options.terms);
     mark.slots = claims.length;
     tx.afterCommit(() => {
-      done();
       for (const claim of claims) this.#options.onClaim(claim, mark.sentAt);
+      this.#over(mark);
       // What found no slot here, or a lane that was waiting or held and may be free by now.
       if (more) this.wake();
     });

@@ -22,6 +22,8 @@ interface Run {
   readonly item: WorkItem;
   readonly fence: number;
   readonly held: HeldItem;
+  /** Whether the service's code was called for it. If not, it was no attempt, whatever becomes of it. */
+  started: boolean;
   /** Settles when the process is done with it; never rejects. */
   over: Promise<void>;
 }
@@ -80,7 +82,7 @@ export class LaneRuns {
     if (this.#stopping) held.end('stop');
     const name = laneName(item);
     const before = this.#runs.get(name);
-    const run: Run = { item, fence, held, over: Promise.resolve() };
+    const run: Run = { item, fence, held, started: false, over: Promise.resolve() };
     this.#runs.set(name, run);
     run.over = this.#runOne(run, before).finally(() => {
       held.remove();
@@ -119,6 +121,7 @@ export class LaneRuns {
       if (before !== undefined) await this.#waitFor(before, held.lease.signal);
       if (item.cancel === undefined && !this.#isLost(item)) {
         held.lease.signal.throwIfAborted();
+        run.started = true;
         await options.run(item, held.lease);
         this.#completed += 1;
         onOver({ ...item, fence: run.fence }, 'returned');
@@ -155,11 +158,17 @@ export class LaneRuns {
     return lost >= this.#maxLost;
   }
 
-  /** What becomes of an item that was not run, or whose run threw. Never rejects. */
-  async #conclude({ item, fence, held }: Run, error: unknown): Promise<void> {
+  /**
+   * What becomes of an item that was not run, or whose run threw. Never rejects.
+   *
+   *   a stop comes while the claim is on its way, or while the item waits for the run before it in its lane
+   *   handed over as a new attempt, a call that may run once would be told as `unknown`, though nothing has run
+   */
+  async #conclude(run: Run, error: unknown): Promise<void> {
     const { options, queue, onOver } = this.#parts;
-    const { log, database, cancelled } = options;
-    const fields = fieldsOf({ item, fence });
+    const { log, database, owner, cancelled } = options;
+    const { item, fence, held } = run;
+    const fields = fieldsOf(run);
     const lane = { ...item, fence };
     const lease = held.endingLease();
     const cancel = lease.cancelled();
@@ -167,23 +176,26 @@ export class LaneRuns {
     try {
       if (ended === 'lost' || isFault(error, 'LEASE_LOST')) {
         log.warning('work.lease_lost', fields);
-        onOver(lane, 'lost');
+        if (run.started) onOver(lane, 'lost');
       } else if (this.#isLost(item)) {
+        run.started = true;
         await this.#fail(item, lease, fault('RETRY_BUDGET_SPENT', `${item.lost} tries left no outcome`));
       } else if (cancel !== undefined) {
         log.info('work.cancelled', fields);
+        run.started = true;
         if (cancelled === undefined) await queue.finish(database, item, lease, 'cancelled');
         else await cancelled.call(options, item, lease, cancel);
         onOver(lane, 'returned');
       } else if (ended === 'stop') {
-        log.info('work.handed_over', fields);
-        await queue.handOver(database, item, lease);
+        log.info('work.handed_over', { ...fields, started: run.started });
+        if (run.started) await queue.handOver(database, item, lease);
+        else await queue.letGo(lane, owner, false);
       } else {
         await this.#retryOrFail(item, lease, error);
       }
     } catch (failure) {
       // Not stored: the lane stays ours in the database until a heartbeat finds that nobody runs it.
-      onOver(lane, 'lost');
+      if (run.started) onOver(lane, 'lost');
       if (!isFault(failure, 'LEASE_LOST'))
         log.error('work.outcome_not_stored', { ...fields, error: failure });
     }

@@ -183,7 +183,7 @@ export interface WorkQueue {
   park(tx: Queryable, item: WorkItem, holder: Holder, pending: number): Promise<void>;
   retry(tx: Queryable, item: WorkItem, holder: Holder, delayMs: number, error: string): Promise<void>;
   handOver(tx: Queryable, item: WorkItem, holder: Holder): Promise<void>;
-  letGo(lane: HeldLane, owner: string, started: boolean): Promise<boolean>;
+  letGo(lane: Pick<HeldLane, 'tenant' | 'key' | 'fence'>, owner: string, started: boolean): Promise<boolean>;
   heartbeat(owner: string, leaseMs: number): Promise<HeldLane[]>;
   sweep(): Promise<number>;
   load(): Promise<TenantLoad[]>;
