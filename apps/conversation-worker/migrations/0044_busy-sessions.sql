@@ -174,9 +174,10 @@ begin
   end loop;
 end $$;
 
--- The steps of a turn that is to be ended, for its holder: nothing is entered, nothing will be run.
+-- The steps of a turn that is to be ended, for its holder: nothing is entered, nothing will be run. `rows_of_others`: some
+-- wait for this session's stream.
 create function conversation_worker.read_journal(p_tenant text, p_key text, p_owner uuid, p_fence bigint, p_id uuid)
-  returns table (steps jsonb, elapsed_ms double precision)
+  returns table (steps jsonb, elapsed_ms double precision, rows_of_others boolean)
   language plpgsql set search_path = pg_catalog, pg_temp
   set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
@@ -188,7 +189,8 @@ begin
       'operation_key', s.operation_key, 'outcome', s.outcome, 'attempt', s.attempt,
       'started_ms', extract(epoch from s.started_at) * 1000, 'finished_ms', extract(epoch from s.finished_at) * 1000)
       order by s.step), '[]'),
-    coalesce(extract(epoch from clock_timestamp() - min(s.started_at)) * 1000, 0)::double precision
+    coalesce(extract(epoch from clock_timestamp() - min(s.started_at)) * 1000, 0)::double precision,
+    messaging.outbox_foreign(p_owner, 'conversation.outbound', p_key)
   from conversation_worker.steps s where s.tenant = p_tenant and s.turn_id = p_id;
 end $$;
 

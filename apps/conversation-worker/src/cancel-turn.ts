@@ -1,4 +1,5 @@
 import { fault } from '@signalbox/faults/fault';
+import type { Outbox } from '@signalbox/messaging/messaging';
 import type { OutgoingMessage } from '@signalbox/messaging/outgoing';
 import type { ModelMessage } from '@signalbox/model/model-port';
 import type { Logger } from '@signalbox/telemetry/telemetry';
@@ -17,6 +18,7 @@ import type { TurnEnd, TurnStore } from './turn-store.ts';
 
 export interface CancelParts {
   readonly store: TurnStore;
+  readonly outbox: Pick<Outbox, 'adopt'>;
   readonly log: Logger;
   readonly metrics: TurnMetrics;
   /** Gives the item to whoever claims it next, as a new attempt. */
@@ -47,7 +49,7 @@ export interface CutShort {
   elapsedMs(): number;
 }
 
-/** For the last deltas; as long as the outbox waits for the broker before it leaves rows to the relay. */
+/** For what must be acknowledged first; as long as the outbox waits for the broker before it leaves rows to the relay. */
 const drainMs = 2_000;
 const toolOutcome = {
   outcome: 'cancelled',
@@ -99,7 +101,8 @@ function lastOutcome({ answer, textBefore, steps, round }: CutShort): ModelOutco
  */
 export async function endFromJournal(parts: CancelParts, ended: CancelledTurn): Promise<void> {
   const { item, payload, turn, lease } = ended;
-  const { steps, elapsedMs } = await parts.store.readJournal(item, lease);
+  const { steps, elapsedMs, foreignRows } = await parts.store.readJournal(item, lease);
+  if (foreignRows) await sendRowsOfOthers(parts, item, lease);
   // A first attempt that has finished no step has told nothing: its claim was lost on the way.
   const opening = item.attempt === 1 ? [] : openingOf(item, payload, steps, summarize(steps));
   await store(parts, ended, {
@@ -112,6 +115,16 @@ export async function endFromJournal(parts: CancelParts, ended: CancelledTurn): 
       return [toolCancelRequested(turn, { step, callId: operationKey, tool: input.tool })];
     }),
   });
+}
+
+/** As before a run (delivery rule 19), for then the end goes out at once. If they cannot be sent now it is the relay's. */
+async function sendRowsOfOthers({ outbox, log }: CancelParts, item: WorkItem, lease: Lease): Promise<void> {
+  try {
+    const signal = AbortSignal.any([lease.signal, AbortSignal.timeout(drainMs)]);
+    await outbox.adopt('conversation.outbound', item.key, signal);
+  } catch (error) {
+    log.debug('turn.rows_left_to_relay', { turnId: item.id, error });
+  }
 }
 
 function asEnded(step: Step): Step {

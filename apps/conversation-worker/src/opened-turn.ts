@@ -119,6 +119,7 @@ export function claimOf(row: Omit<ClaimedColumns, 'claimed' | 'opened'>): Claim 
 export interface EndedJournal {
   readonly steps: OpenedTurn['steps'];
   readonly elapsedMs: number;
+  readonly foreignRows: boolean;
 }
 
 export function openedTurn(row: OpenedColumns): OpenedTurn {

@@ -151,12 +151,15 @@ export function turnStore(
 
     /** The journal of a turn that is to be ended and does not run. LEASE_LOST. */
     async readJournal(item: WorkItem, holder: Holder): Promise<EndedJournal> {
-      const [row] = await database.query<{ steps: OpenedColumns['steps']; elapsed_ms: number }>(
-        statements.readJournal,
-        [item.tenant, item.key, holder.owner, holder.fence, item.id],
-      );
+      const [row] = await database.query<JournalColumns>(statements.readJournal, [
+        item.tenant,
+        item.key,
+        holder.owner,
+        holder.fence,
+        item.id,
+      ]);
       if (row === undefined) throw new Error('read_journal answered nothing');
-      return { steps: stepsOf(row.steps), elapsedMs: row.elapsed_ms };
+      return { steps: stepsOf(row.steps), elapsedMs: row.elapsed_ms, foreignRows: row.rows_of_others };
     },
 
     /** Ends a cancelled turn with its last messages. LEASE_LOST. */
@@ -213,6 +216,11 @@ const statements = {
   ),
 };
 
+interface JournalColumns {
+  readonly steps: OpenedColumns['steps'];
+  readonly elapsed_ms: number;
+  readonly rows_of_others: boolean;
+}
 interface PutRecord {
   readonly topic: string;
   readonly eventId: string;

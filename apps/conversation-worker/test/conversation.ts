@@ -30,7 +30,9 @@ export interface OutboundEvent {
   readonly key: string;
   readonly headers: Readonly<Record<string, string>>;
   readonly value: { readonly turn_id: string; readonly attempt: number; readonly [field: string]: unknown };
+  /** When it was read here (monotonic), and when its producer sent it (epoch milliseconds). */
   readonly at: number;
+  readonly sentAtMs: number;
 }
 
 export interface Posted {
@@ -284,7 +286,7 @@ export class Conversation implements AsyncDisposable {
     return waitFor(
       () => this.requests.filter(({ value }) => value.turn_id === turnId)[n],
       (call): call is ToolCall => call !== undefined,
-      { label: `tool request ${n} of ${turnId}` },
+      { label: `tool request ${n} of ${turnId}`, timeoutMs: 20_000 },
     );
   }
 
@@ -376,7 +378,7 @@ async function startModel(): Promise<{ process: LaunchedService; url: string }> 
   return { process, url: line.replace('stand-in model on ', '') };
 }
 
-function outboundEvent({ eventType, offset, key, headers, value }: IntakeRecord): OutboundEvent {
+function outboundEvent({ eventType, offset, key, headers, value, timestampMs }: IntakeRecord): OutboundEvent {
   return {
     type: eventType,
     offset,
@@ -384,5 +386,6 @@ function outboundEvent({ eventType, offset, key, headers, value }: IntakeRecord)
     headers,
     value: value as OutboundEvent['value'],
     at: performance.now(),
+    sentAtMs: timestampMs,
   };
 }
