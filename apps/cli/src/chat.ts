@@ -76,9 +76,11 @@ function createConversation(options: ChatOptions, stop: AbortController) {
         },
         signal,
       );
+      // A session made just now is followed from its start, also when the stream is cut before its first event.
+      const beginning = sessionId === undefined ? '0-0' : undefined;
       if (sessionId === undefined) note(`session ${posted.sessionId}`);
       sessionId = posted.sessionId;
-      events ??= sessionEvents(gateway, sessionId, signal);
+      events ??= sessionEvents(gateway, sessionId, signal, beginning);
       const view = createTurnView(posted.turnId);
       answering = { session_id: sessionId, turn_id: posted.turnId };
       try {

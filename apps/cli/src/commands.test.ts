@@ -146,7 +146,7 @@ describe('chat', () => {
     expect(ok).toBe(true);
     expect(shown).toBe('Hello\n');
     expect(new Set(keys).size).toBe(1);
-    expect(resumedAfter).toEqual([undefined, '1-1', '1-1']);
+    expect(resumedAfter).toEqual(['0-0', '1-1', '1-1']);
     expect(notes).toEqual(['session s', 'event e']);
   });
 

@@ -8,7 +8,7 @@ import type { SessionFeeds } from './session-feeds.ts';
 import { noSession, refusePruned, sessionOf } from './session-routes.ts';
 import type { SessionRef } from './session-stream.ts';
 import type { StreamEntry } from './stream-event.ts';
-import { parseStreamId, type StreamPosition, streamStart } from './stream-id.ts';
+import { formatStreamId, parseStreamId, type StreamPosition, streamStart } from './stream-id.ts';
 
 export interface StreamRouteOptions {
   readonly feeds: SessionFeeds;
@@ -81,7 +81,7 @@ export function streamRoutes(server: HttpServer, options: StreamRouteOptions): v
         operationId: 'streamEvents',
         summary: 'Event stream of a session',
         description:
-          'Server-sent events: `id`, `event`, `data` (JSON with turn_id, attempt, trace_id). Resume with Last-Event-ID. Without it the stream begins with the oldest turn that is still open, else with the latest one.',
+          'Server-sent events: `id`, `event`, `data` (JSON with turn_id, attempt, trace_id). Resume with Last-Event-ID. Without it the stream begins with the oldest turn that is still open, else with the latest one, and first of all says where, by an `id` alone.',
         response: {
           200: {
             description: 'The stream.',
@@ -92,7 +92,8 @@ export function streamRoutes(server: HttpServer, options: StreamRouteOptions): v
     },
     async (request, reply) => {
       const session = sessionOf(request, request.params.id);
-      const after = await beginningOf(session, lastEventIdOf(request, request.query.last_event_id));
+      const lastEventId = lastEventIdOf(request, request.query.last_event_id);
+      const after = await beginningOf(session, lastEventId);
       const stream = openEventStream(reply, {
         retryMs: options.retryMs,
         keepAliveMs: options.keepaliveMs,
@@ -100,6 +101,9 @@ export function streamRoutes(server: HttpServer, options: StreamRouteOptions): v
         maxStallMs: options.maxStallMs,
       });
       if (stream.closed.aborted) return;
+      // An id without data is no event, but the place to resume from (HTML standard, 9.2.6): for a client that is cut
+      // before its first event. Should its turn end and another begin meanwhile, it would begin with that one.
+      if (lastEventId === undefined) stream.sendEncoded(`id: ${formatStreamId(after)}\n\n`);
       open.sse += 1;
       stream.closed.addEventListener('abort', () => {
         open.sse -= 1;

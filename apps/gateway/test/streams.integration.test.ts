@@ -55,6 +55,38 @@ describe('a session stream', () => {
     await Promise.all([early.close(), between.close()]);
   });
 
+  it('says where it begins, so that a client that is cut before its first event comes back to the same turn', async () => {
+    const { sessionId, turnId } = await session();
+    const url = `${first.url}/v1/session/${sessionId}/events`;
+    const cut = new AbortController();
+    const response = await fetch(url, { headers: { 'x-api-key': acme }, signal: cut.signal });
+    let text = '';
+    const decoder = new TextDecoder();
+    for await (const bytes of response.body ?? []) {
+      text += decoder.decode(bytes);
+      if (/^id: .*\n\n/m.test(text)) break;
+    }
+    cut.abort();
+    const place = /^id: (\d+-\d+)\n\n/m.exec(text)?.[1];
+    expect(place).toBeDefined();
+    expect(text).not.toContain('data:');
+
+    // Meanwhile its turn ends and another begins, with which a stream without a place would begin.
+    await fixture.publish('acme', sessionId, turnEvents(turnId, ['first']));
+    await whole(sessionId);
+    const { body } = await post(first, acme, { message: 'again', session_id: sessionId });
+    await fixture.publish('acme', sessionId, turnEvents(body.turn_id, ['second']));
+    const resumed = await follow(second, acme, sessionId, { lastEventId: place ?? '' });
+    const events = await resumed.until(
+      (seen) => seen.filter(({ event }) => event === 'assistant.final').length === 2,
+    );
+    expect(events.map(({ event }) => event)).toEqual([
+      ...['turn.started', 'assistant.delta', 'assistant.final'],
+      ...['turn.started', 'assistant.delta', 'assistant.final'],
+    ]);
+    await resumed.close();
+  });
+
   it('carries trace id, turn and attempt in every event', async () => {
     const { sessionId, turnId } = await session();
     const traceId = newId().replaceAll('-', '');
