@@ -131,7 +131,7 @@ export function streamRoutes(server: HttpServer, options: StreamRouteOptions): v
       operationId: 'streamSocket',
       summary: 'WebSocket of a session',
       description:
-        'Text messages {"id","event","data"}: the events of the event stream, resumed by last_event_id. What a client sends is ignored.',
+        'Text messages {"id","event","data"}: the events of the event stream, resumed by last_event_id, where 0-0 is before the first event of the session. What a client sends is ignored.',
       response: { 101: { description: 'Upgraded.', type: 'null' } },
     },
     preHandler: async (request) => {
