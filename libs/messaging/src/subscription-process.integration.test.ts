@@ -65,7 +65,7 @@ const unready = (service: SpawnedService) =>
 const restarts = (service: SpawnedService) =>
   service.metric('consumer_restarts_total', { consumer: 'conversation.inbound' });
 
-describe.concurrent('a process whose consumer does not go on', () => {
+describe.concurrent('a process whose consumer does not go on', { timeout: 60_000 }, () => {
   it('because a handler hangs: unready, out of the group so that another has its records, and at last exit 70', async ({
     expect,
   }) => {

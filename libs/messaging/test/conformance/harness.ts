@@ -128,7 +128,7 @@ export function harness(bus: BusClient, ...more: SourceTopicName[]): Harness {
         handler: async (records, tx, context) => {
           await before?.(records, tx, context);
           await effect(records, tx, context);
-          seen.push(...records);
+          tx.afterCommit(() => void seen.push(...records));
         },
       });
       return { process: opened, consumer, seen };
