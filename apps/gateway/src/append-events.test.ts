@@ -66,9 +66,10 @@ it('appends a batch whose partition a former owner makes whole in this moment', 
     ...table,
     streams: {
       ...table.streams,
-      async bootOf(partition) {
+      async standingOf(partition) {
         table.boot.set(0, 'ready'); // A's rebuild ends before it is looked at here
-        return await table.streams.bootOf(partition);
+        table.reached.set(0, { epoch: 1, position: 6n });
+        return await table.streams.standingOf(partition);
       },
     },
   });
@@ -106,6 +107,7 @@ it('is not done with a batch when it was sent back, nor with one that came behin
 it('is not done with a batch when Redis is emptied under it, and begins one rebuild for it', async () => {
   const table = bootTable();
   table.boot.set(0, 'ready');
+  table.reached.set(0, { epoch: 1, position: 6n });
   const { append, rebuild, seeks } = gateway({
     ...table,
     streams: {

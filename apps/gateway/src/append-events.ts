@@ -5,7 +5,7 @@ import type { IntakeRecord, SettledRange } from '@signalbox/messaging/messaging'
 import { poisonRecord } from '@signalbox/messaging/poison-record';
 import type { StoredEvents } from './event-store.ts';
 import type { PartitionRebuild } from './partition-rebuild.ts';
-import type { SessionStreams } from './session-stream.ts';
+import type { SessionStreams, Standing } from './session-stream.ts';
 import { type StreamEvent, streamEventOf } from './stream-event.ts';
 
 export interface AppendEventsOptions {
@@ -38,9 +38,10 @@ export function createAppendEvents(options: AppendEventsOptions): AppendEvents {
   const { streams, rebuild, storeEvents, epoch, count } = options;
 
   async function append(partition: number, records: readonly IntakeRecord[]): Promise<void> {
+    const first = records[0];
     const last = records.at(-1);
-    if (last === undefined) return;
-    const boot = await rebuild.bootFor(partition);
+    if (first === undefined || last === undefined) return;
+    const footing = await rebuild.footing(partition, first.offset);
 
     const events: StreamEvent[] = [];
     for (const record of records) {
@@ -50,24 +51,25 @@ export function createAppendEvents(options: AppendEventsOptions): AppendEvents {
     }
     const shown = await withoutRepeats(events);
     failPoint('stream.stored');
-    await intoStreams(partition, boot, shown, last.offset);
+    await intoStreams(partition, footing, shown, last.offset);
     failPoint('stream.appended');
     count('appended', shown.length);
   }
 
-  async function settled({ partition, next }: SettledRange): Promise<void> {
-    await intoStreams(partition, await rebuild.bootFor(partition), [], next - 1n);
+  async function settled({ partition, first, next }: SettledRange): Promise<void> {
+    await intoStreams(partition, await rebuild.footing(partition, first), [], next - 1n);
   }
 
   async function intoStreams(
     partition: number,
-    boot: string,
+    footing: Standing,
     events: readonly StreamEvent[],
     position: bigint,
   ): Promise<void> {
     const reached = { epoch, position };
-    if (!(await streams.append(partition, boot, events, reached))) return await rebuild.lost(partition, boot);
-    await rebuild.reached(partition, reached);
+    if (!(await streams.append(partition, footing, events, reached)))
+      return await rebuild.lost(partition, footing);
+    await rebuild.reached(partition, footing, reached);
   }
 
   async function withoutRepeats(events: readonly StreamEvent[]): Promise<readonly StreamEvent[]> {

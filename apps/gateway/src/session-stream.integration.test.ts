@@ -7,7 +7,7 @@ import { waitFor } from '@signalbox/testkit/wait';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { createSessionStreams, type SessionStreams } from './session-stream.ts';
 import type { EventKind, StreamEvent } from './stream-event.ts';
-import { streamStart } from './stream-id.ts';
+import { type StreamPosition, streamStart } from './stream-id.ts';
 import { streamKeys } from './stream-keys.ts';
 
 const prefix = `test-${newId()}:`;
@@ -72,7 +72,8 @@ async function shown(): Promise<{ ids: string[]; text: string; at: unknown[] }> 
   };
 }
 
-const append = (...events: StreamEvent[]) => streams.append(0, 'ready', events, undefined);
+const on = (boot: string, reached?: StreamPosition) => ({ boot, reached });
+const append = (...events: StreamEvent[]) => streams.append(0, on('ready'), events, undefined);
 
 describe('appending', () => {
   it('chains entries by prev and ignores redelivered ids', async () => {
@@ -221,7 +222,7 @@ describe('appending', () => {
     const small = createSessionStreams({ redis, keys: streamKeys(prefix), ttlSeconds: 60, maxEntries: 100 });
     for (let batch = 0; batch < 4; batch += 1) {
       const events = Array.from({ length: 100 }, (_, i) => event(batch * 100 + i, { kind: 'e' }));
-      await small.append(0, 'ready', events, undefined);
+      await small.append(0, on('ready'), events, undefined);
     }
     const { ids } = await shown();
     expect(ids.length).toBeLessThan(250);
@@ -231,28 +232,28 @@ describe('appending', () => {
   });
 
   it('appends nothing when Redis was emptied, whatever the owner believes', async () => {
-    expect(await streams.append(3, 'ready', [event(1)], undefined)).toBe(false);
+    expect(await streams.append(3, on('ready'), [event(1)], undefined)).toBe(false);
     expect(await streams.markBoot(3, '', 'token-1')).toBe(true);
-    expect(await streams.append(3, 'ready', [event(1)], undefined)).toBe(false);
-    expect(await streams.append(3, 'token-1', [event(1, { text: 'x' })], undefined)).toBe(true);
+    expect(await streams.append(3, on('ready'), [event(1)], undefined)).toBe(false);
+    expect(await streams.append(3, on('token-1'), [event(1, { text: 'x' })], undefined)).toBe(true);
     expect(await streams.markBoot(3, 'token-0', 'ready')).toBe(false);
     expect(await streams.markBoot(3, 'token-1', 'ready')).toBe(true);
-    expect(await streams.bootOf(3)).toBe('ready');
+    expect(await streams.standingOf(3)).toEqual({ boot: 'ready', reached: undefined });
   });
 
   it('appends a batch of several sessions in one call and keeps how far it went', async () => {
     const other = newId();
     const batch = [event(1, { kind: 's' }), { ...event(2, { kind: 's' }), sessionId: other }, event(3)];
-    await streams.append(0, 'ready', batch, { epoch: 1, position: 4n });
+    await streams.append(0, on('ready'), batch, { epoch: 1, position: 4n });
     const first = await streams.look({ tenant: 'acme', sessionId }, streamStart, 10);
     const second = await streams.look({ tenant: 'acme', sessionId: other }, streamStart, 10);
     expect(first.entries.map(({ id }) => id)).toEqual(['1-1', '1-3']);
     expect(second.entries.map(({ id }) => id)).toEqual(['1-2']);
     const reached = await redis.run((client) => client.hget(streamKeys(prefix).reached, '0'));
     expect(reached).toBe('1-4');
-    expect(await streams.append(0, 'ready', [], { epoch: 1, position: 6n })).toBe(true);
+    expect(await streams.append(0, on('ready'), [], { epoch: 1, position: 6n })).toBe(true);
     expect(await redis.run((client) => client.hget(streamKeys(prefix).reached, '0'))).toBe('1-6');
-    expect(await streams.append(0, 'token-of-another', [], { epoch: 1, position: 9n })).toBe(false);
+    expect(await streams.append(0, on('token-of-another'), [], { epoch: 1, position: 9n })).toBe(false);
     expect(await redis.run((client) => client.hget(streamKeys(prefix).reached, '0'))).toBe('1-6');
   });
 
@@ -261,14 +262,38 @@ describe('appending', () => {
     const at = (position: bigint, epoch = 1) => ({ epoch, position });
     await streams.markBoot(4, '', 'token', at(7n));
     expect(await reached()).toBe('1-7');
-    await streams.append(4, 'token', [], at(30n));
-    await streams.append(4, 'token', [event(20, { kind: 's' })], at(20n)); // a former owner wakes
+    await streams.append(4, on('token'), [], at(30n));
+    await streams.append(4, on('token'), [event(20, { kind: 's' })], at(20n)); // a former owner wakes
     expect(await reached()).toBe('1-30');
     await streams.markBoot(4, 'token', 'ready', at(9n));
     expect(await reached()).toBe('1-30');
-    await streams.append(4, 'ready', [], at(2n, 2)); // the log was made anew
-    await streams.append(4, 'ready', [], undefined);
+    await streams.append(4, on('ready'), [], at(2n, 2)); // the log was made anew
+    await streams.append(4, on('ready'), [], undefined);
     expect(await reached()).toBe('2-2');
+  });
+
+  it('appends nothing to data that is older than what was appended, and begins a rebuild from nothing', async () => {
+    const at = (position: bigint) => ({ epoch: 1, position });
+    const keys = streamKeys(prefix);
+    await streams.markBoot(5, '', 'ready');
+    await streams.append(5, on('ready'), [event(20, { kind: 's' }), event(30, { text: 'old' })], at(30n));
+    const all = [keys.entries('acme', sessionId), keys.state('acme', sessionId), keys.reached];
+    const snapshot = await redis.run((client) => Promise.all(all.map((key) => client.dumpBuffer(key))));
+    const lost = [event(31, { at: 3, text: ' and' }), event(32, { kind: 'x' })];
+    expect(await streams.append(5, on('ready', at(30n)), lost, at(32n))).toBe(true);
+    await redis.run((client) =>
+      Promise.all(all.map((key, i) => client.restore(key, 0, snapshot[i] ?? '', 'REPLACE'))),
+    );
+    const next = event(34, { kind: 's', turn: newId() });
+    expect(await streams.append(5, on('ready', at(32n)), [next], at(34n))).toBe(false);
+    expect((await shown()).ids).toEqual(['1-20', '1-30']);
+    expect(await streams.standingOf(5)).toEqual({ boot: 'ready', reached: at(30n) });
+
+    await streams.markBoot(5, 'ready', 'token', 'anew');
+    expect(await streams.standingOf(5)).toEqual({ boot: 'token', reached: undefined });
+    await streams.append(5, on('token'), [event(30, { text: 'old' }), ...lost, next], at(34n));
+    expect((await shown()).ids).toEqual(['1-20', '1-30', '1-31', '1-32', '1-34']);
+    expect((await shown()).text).toBe('old and');
   });
 
   describe('wake-ups', () => {
@@ -318,7 +343,7 @@ describe('appending', () => {
       await append(event(2, { text: 'x'.repeat(9_000) }));
       await streams.markBoot(0, 'ready', 'token');
       try {
-        await streams.append(0, 'token', [event(3, { kind: 'e' })], undefined);
+        await streams.append(0, on('token'), [event(3, { kind: 'e' })], undefined);
       } finally {
         await streams.markBoot(0, 'token', 'ready');
       }

@@ -16,12 +16,16 @@ export interface SessionRef {
   readonly sessionId: string;
 }
 
-/** One look at a stream: all of it is of one instant. */
-export interface StreamLook {
+/** What stands in Redis of a partition, and what must stand there for a batch to be appended. */
+export interface Standing {
   /** `ready`, the token of a rebuild, or empty after Redis was emptied. */
   readonly boot: string;
-  /** Up to here all events of the partition are, or were, in the streams. */
+  /** Up to here all events of the partition are, or were, in the streams. It never goes back while Redis keeps its data. */
   readonly reached: StreamPosition | undefined;
+}
+
+/** One look at a stream: all of it is of one instant. */
+export interface StreamLook extends Standing {
   /** The newest entry that the stream ever had, while its state is kept. */
   readonly last: StreamPosition | undefined;
   readonly entries: readonly StreamEntry[];
@@ -34,20 +38,23 @@ export interface StreamLook {
 export interface SessionStreams {
   /**
    * Appends events of one partition, lowest first, to their sessions' streams and keeps that all up to `reached` are in
-   * them; see appendScript for what is left out. Answers false when the boot value is not `boot`: nothing was appended.
-   * REDIS_UNAVAILABLE: part of it may be, repeat all of it.
+   * them; see appendScript for what is left out. Answers false when another boot value stands there than expected, or less
+   * was reached: nothing was appended. REDIS_UNAVAILABLE: part of it may be, repeat all of it.
    */
   append(
     partition: number,
-    boot: string,
+    expected: Standing,
     events: readonly StreamEvent[],
     reached: StreamPosition | undefined,
   ): Promise<boolean>;
   /** Entries after a position, at most `count`. Throws REDIS_UNAVAILABLE. */
   look(session: SessionRef, after: StreamPosition, count: number): Promise<StreamLook>;
-  bootOf(partition: number): Promise<string>;
-  /** Sets the boot value, and how far all is appended, if it is still `from` ('' for none). False when it was not. */
-  markBoot(partition: number, from: string, to: string, reached?: StreamPosition): Promise<boolean>;
+  standingOf(partition: number): Promise<Standing>;
+  /**
+   * Sets the boot value if it is still `from` ('' for none), and with it how far all is appended; `anew` takes that away,
+   * for the rebuild that begins. False when it was not.
+   */
+  markBoot(partition: number, from: string, to: string, reached?: StreamPosition | 'anew'): Promise<boolean>;
   channelOf(session: SessionRef): string;
   /** What a wake-up carries; undefined when it only says that there is something to read. */
   readWake(message: string): StreamWake | undefined;
@@ -85,7 +92,8 @@ export function createSessionStreams({
   const mark = redis.script('stream_mark_boot', markBootScript);
 
   return {
-    async append(partition, boot, events, reached) {
+    async append(partition, expected, events, reached) {
+      const { boot } = expected;
       const bySession = new Map<string, StreamEvent[]>();
       for (const event of events) {
         const channel = keys.channel(event.tenant, event.sessionId);
@@ -96,8 +104,8 @@ export function createSessionStreams({
       const keyList = [keys.boot, keys.reached];
       // Before the partition is ready nobody is sent anything, so nothing need be carried.
       const room = boot === bootReady ? maxWakeBytes : -1;
-      const upTo = reached === undefined ? '' : formatStreamId(reached);
-      const args: (string | number)[] = [partition, boot, ttlSeconds, maxEntries, room, upTo];
+      const args: (string | number)[] = [partition, boot, ttlSeconds, maxEntries, room];
+      args.push(idOrNone(reached), idOrNone(expected.reached));
       for (const [channel, own] of bySession) {
         const [first] = own;
         if (first === undefined) continue;
@@ -118,18 +126,26 @@ export function createSessionStreams({
       return readLook(reply);
     },
 
-    async bootOf(partition) {
-      return (await redis.run((client) => client.hget(keys.boot, String(partition)))) ?? '';
+    async standingOf(partition) {
+      const field = String(partition);
+      const [boot, reached] = await redis.run((client) =>
+        Promise.all([client.hget(keys.boot, field), client.hget(keys.reached, field)]),
+      );
+      return { boot: boot ?? '', reached: parseStreamId(reached ?? '') };
     },
 
     async markBoot(partition, from, to, reached) {
-      const upTo = reached === undefined ? '' : formatStreamId(reached);
+      const upTo = reached === 'anew' ? '-' : idOrNone(reached);
       return (await mark([keys.boot, keys.reached], [partition, from, to, upTo])) === 1;
     },
 
     channelOf: ({ tenant, sessionId }) => keys.channel(tenant, sessionId),
     readWake,
   };
+}
+
+function idOrNone(at: StreamPosition | undefined): string {
+  return at === undefined ? '' : formatStreamId(at);
 }
 
 function readLook(reply: unknown): StreamLook {

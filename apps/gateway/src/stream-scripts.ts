@@ -16,8 +16,8 @@ end
  * made. One call a batch, so that all of it is of one instant, and the position reached stands with it.
  *
  * Keys: boot, reached; then two for each session: entries, state. Arguments: partition, the boot value that must stand
- * there, TTL in seconds, length bound, bytes that a wake-up may carry, the position reached ('' for none); then for each
- * session its channel, the number of its events, and nine for each event: epoch, position, kind, type, turn, attempt, at,
+ * there, TTL in seconds, length bound, bytes that a wake-up may carry, the position reached ('' for none), the position
+ * that must have been reached before ('' for none); then for each session its channel, the number of its events, and nine for each event: epoch, position, kind, type, turn, attempt, at,
  * code points, and for a piece of text its JSON without `at` and `text`, a line feed, and the text; for any other event
  * its JSON.
  *
@@ -41,12 +41,13 @@ end
  * id; or, where the entries added are few bytes and the one before them is known, JSON: [id before, [[id, type, body,
  * at?], …]], so that a reader that stands there need not come and read them.
  *
- * Answers the number of entries added, or -1 when the boot value differs: Redis was emptied, nothing was appended.
+ * Answers the number of entries added, or -1 when nothing was appended: the boot value differs, for Redis was emptied; or
+ * it has not reached what it had, for it came back with old data (a snapshot, a log without its end, another server).
  */
 export const appendScript = {
   lua: `${below}
 local boot = redis.call('HGET', KEYS[1], ARGV[1])
-if boot ~= ARGV[2] then return -1 end
+if boot ~= ARGV[2] or below(redis.call('HGET', KEYS[2], ARGV[1]), ARGV[7]) then return -1 end
 
 local function skip(text, count)
   local seen = 0
@@ -158,7 +159,7 @@ local function append(entriesKey, stateKey, channel, from, to)
   return added
 end
 
-local at, added = 7, 0
+local at, added = 8, 0
 for key = 3, #KEYS, 2 do
   local to = at + 1 + 9 * tonumber(ARGV[at + 1])
   added = added + append(KEYS[key], KEYS[key + 1], ARGV[at], at + 2, to)
@@ -205,8 +206,9 @@ return { boot, reached, last, entries, more }
 } as const;
 
 /**
- * Sets a partition's boot value if it is still the one expected ('' for none), and with it the position reached ('' for
- * none), which never goes back. Keys: boot, reached. Arguments: partition, from, to, reached. Answers 1 when it was.
+ * Sets a partition's boot value if it is still the one expected ('' for none), and with it the position reached: '' for
+ * none, which leaves it; otherwise it never goes back, or is taken away ('-') until the rebuild that begins sets it anew.
+ * Keys: boot, reached. Arguments: partition, from, to, reached. Answers 1 when it was.
  */
 export const markBootScript = {
   keys: 2,
@@ -214,7 +216,8 @@ export const markBootScript = {
 local now = redis.call('HGET', KEYS[1], ARGV[1]) or ''
 if now ~= ARGV[2] then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
-if below(redis.call('HGET', KEYS[2], ARGV[1]), ARGV[4]) then redis.call('HSET', KEYS[2], ARGV[1], ARGV[4]) end
+if ARGV[4] == '-' then redis.call('HDEL', KEYS[2], ARGV[1])
+elseif below(redis.call('HGET', KEYS[2], ARGV[1]), ARGV[4]) then redis.call('HSET', KEYS[2], ARGV[1], ARGV[4]) end
 return 1
 `,
 } as const;

@@ -77,10 +77,10 @@ export function createStreamService(parts: {
   const rebuild = createPartitionRebuild({
     streams,
     log: {
-      async seekBack(partition, seconds) {
+      async seekBack(partition, seconds, notAfter) {
         if (consumer === undefined) throw new Error('not consuming');
         const timestampMs = Date.now() - seconds * 1000;
-        return await seekBack({ settings, consumer, partition, timestampMs, log });
+        return await seekBack({ settings, consumer, partition, timestampMs, notAfter, log });
       },
     },
     rebuildSeconds: settings.streamRebuildSeconds,

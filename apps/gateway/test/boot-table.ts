@@ -7,7 +7,7 @@ export interface BootTable {
   readonly reached: Map<number, StreamPosition>;
   /** Everything that was appended, in order. */
   readonly appended: StreamEvent[];
-  readonly streams: Pick<SessionStreams, 'append' | 'bootOf' | 'markBoot'>;
+  readonly streams: Pick<SessionStreams, 'append' | 'standingOf' | 'markBoot'>;
 }
 
 /** `stream:boot` and `stream:reached`, as the scripts treat them. */
@@ -16,10 +16,12 @@ export function bootTable(): BootTable {
   const reached = new Map<number, StreamPosition>();
   const appended: StreamEvent[] = [];
   const bootOf = (partition: number) => boot.get(partition) ?? '';
+  const isBelow = (partition: number, at: StreamPosition | undefined) => {
+    const stands = reached.get(partition);
+    return at !== undefined && (stands === undefined || comparePositions(stands, at) < 0);
+  };
   const reach = (partition: number, at: StreamPosition | undefined) => {
-    const before = reached.get(partition);
-    if (at !== undefined && (before === undefined || comparePositions(before, at) < 0))
-      reached.set(partition, at);
+    if (at !== undefined && isBelow(partition, at)) reached.set(partition, at);
   };
   return {
     boot,
@@ -27,16 +29,17 @@ export function bootTable(): BootTable {
     appended,
     streams: {
       async append(partition, expected, events, upTo) {
-        if (bootOf(partition) !== expected) return false;
+        if (bootOf(partition) !== expected.boot || isBelow(partition, expected.reached)) return false;
         appended.push(...events);
         reach(partition, upTo);
         return true;
       },
-      bootOf: async (partition) => bootOf(partition),
+      standingOf: async (partition) => ({ boot: bootOf(partition), reached: reached.get(partition) }),
       async markBoot(partition, from, to, upTo) {
         if (bootOf(partition) !== from) return false;
         boot.set(partition, to);
-        reach(partition, upTo);
+        if (upTo === 'anew') reached.delete(partition);
+        else reach(partition, upTo);
         return true;
       },
     },

@@ -55,6 +55,8 @@ export interface GatewayFixture {
   catalog(tenant: string, name: string, value: Record<string, unknown> | null): Promise<void>;
   /** What a Redis that lost its memory looks like to this fixture's gateways. */
   emptyRedis(): Promise<void>;
+  /** Keeps what Redis has now; the function that it answers brings that back, as a start from an old snapshot does. */
+  snapshotRedis(): Promise<() => Promise<void>>;
   close(): Promise<void>;
 }
 
@@ -124,6 +126,17 @@ export async function gatewayFixture(): Promise<GatewayFixture> {
     if (found.length > 0) await redis.run((client) => client.del(...found));
   };
 
+  const snapshotRedis = async () => {
+    const found = await redis.run((client) => client.keys(`${redisPrefix}*`));
+    const dumps = await redis.run((client) => Promise.all(found.map((key) => client.dumpBuffer(key))));
+    return async () => {
+      await emptyRedis();
+      await redis.run((client) =>
+        Promise.all(found.map((key, i) => client.restore(key, 0, dumps[i] ?? '', 'REPLACE'))),
+      );
+    };
+  };
+
   return {
     keys,
     env,
@@ -181,6 +194,7 @@ export async function gatewayFixture(): Promise<GatewayFixture> {
       await db.transaction((tx) => messaging().outbox.put(tx, [{ ...message, value }]));
     },
     emptyRedis,
+    snapshotRedis,
     async close() {
       await Promise.all(services.map((service) => service[Symbol.asyncDispose]()));
       await worker?.close();

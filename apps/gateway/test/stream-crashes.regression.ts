@@ -75,6 +75,32 @@ it.each([
   90_000,
 );
 
+it('a gateway that dies together with a Redis that comes back with old data costs no event', async () => {
+  const short = { STREAM_REBUILD_SECONDS: '1' }; // the old data ends long before
+  const dying = await fixture.start(short);
+  await begin(dying);
+  const events = turnEvents(turnId, ['one ', 'two ', 'three']);
+  await fixture.publish('acme', sessionId, events.slice(0, 2));
+  const live = await follow(dying, acme, sessionId, { lastEventId: beginning });
+  await live.until((seen) => seen.length === 2);
+  const bringBack = await fixture.snapshotRedis();
+  await fixture.publish('acme', sessionId, events.slice(2));
+  const all = [...(await live.until(ended))];
+  await waitFor(
+    () => dying.metric('consumer_lag', { topic: 'conversation.outbound' }),
+    (lag) => lag === 0,
+  );
+  dying.kill('SIGTERM'); // its offsets are committed: nobody would read these records again
+  await dying.exited;
+  await bringBack();
+  const other = await fixture.start(short);
+  const next = (await post(other, acme, { message: 'next', session_id: sessionId })).body.turn_id;
+  await fixture.publish('acme', sessionId, turnEvents(next, ['four']).slice(0, 1));
+  const seen = await readToEnd(other, acme, sessionId, all[1]?.id, 30_000);
+  expect(shape(seen).slice(0, 3)).toEqual(shape(all.slice(2)));
+  await other.log('stream.rebuild_done', (record) => record.partition === partition());
+}, 60_000);
+
 it('a gateway that dies in the middle of a rebuild leaves it to another one, which finishes it', async () => {
   const redis = new URL(testInfra().redisUrl);
   await using proxy = await startFaultProxy({ host: redis.hostname, port: Number(redis.port) });

@@ -66,6 +66,21 @@ it('ends a rebuild whose last record is poison', async () => {
   expect(shape(await whole(all[0]?.id))).toEqual(shape(all.slice(1)));
 });
 
+it('appends again what is missing in a Redis that comes back with old data', async () => {
+  const pieces = ['one ', 'two ', 'three'];
+  const events = turnEvents(turnId, pieces);
+  await fixture.publish('acme', sessionId, events.slice(0, 2));
+  const live = await follow(gateway, acme, sessionId);
+  await live.until((seen) => seen.length === 2);
+  const bringBack = await fixture.snapshotRedis();
+  await fixture.publish('acme', sessionId, events.slice(2));
+  const all = [...(await live.until(ended))];
+  await live.close();
+  await bringBack();
+  // No record comes meanwhile that could show it, and the boot value says `ready`.
+  expect(shape(await whole(all[1]?.id))).toEqual(shape(all.slice(2)));
+});
+
 it('goes on for a reader that is live while Redis loses its memory', async () => {
   const stream = await follow(gateway, acme, sessionId);
   const events = turnEvents(turnId, ['one ', 'two ', 'three ', 'four']);

@@ -10,6 +10,8 @@ export interface SeekBackOptions {
   readonly consumer: Pick<Consumer, 'group' | 'topic' | 'seek'>;
   readonly partition: number;
   readonly timestampMs: number;
+  /** The consumer goes on here or before, whatever the time of that record. */
+  readonly notAfter?: bigint | undefined;
   readonly log: Logger;
 }
 
@@ -37,7 +39,9 @@ export async function seekBack(
       const done = committed[0]?.partitions.find((each) => each.partition === partition)?.offset ?? '-1';
       // A group that has committed nothing yet stands at the beginning.
       const standing = BigInt(done) < 0n ? BigInt(end.low) : BigInt(done);
-      const from = standing < BigInt(time.offset) ? standing : BigInt(time.offset);
+      const from = [standing, BigInt(time.offset), options.notAfter ?? standing].reduce((a, b) =>
+        a < b ? a : b,
+      );
       return { from: from < BigInt(end.low) ? BigInt(end.low) : from, end: BigInt(end.high) };
     });
     if (!consumer.seek(partition, place.from)) throw new Error(`partition ${partition} is not assigned here`);
