@@ -26,8 +26,15 @@ export interface ModelsOptions {
 
 const maxFallbacks = 3;
 const maxKept = 200;
+/** A model that nobody asked for so long is let go: a profile that was changed must not show its old breaker for ever. */
+const unusedMs = 600_000;
 const firstDelayMs = 100;
 const breakerRules = { errorThresholdPercentage: 50, resetTimeoutMs: 5_000, volumeThreshold: 10 };
+
+interface Kept {
+  readonly guarded: Promise<GuardedModel>;
+  usedAt: number;
+}
 
 /**
  * The models of stored profiles. Clients and breakers are kept by what the profile says, so that a changed profile gets
@@ -35,7 +42,8 @@ const breakerRules = { errorThresholdPercentage: 50, resetTimeoutMs: 5_000, volu
  */
 export class Models {
   readonly #options: ModelsOptions;
-  readonly #kept = new Map<string, Promise<GuardedModel>>();
+  /** In the order of their last use. */
+  readonly #kept = new Map<string, Kept>();
 
   constructor(options: ModelsOptions) {
     this.#options = options;
@@ -65,38 +73,47 @@ export class Models {
 
   /** What the board's `breakers` check shows: each endpoint's state; an open one degrades. */
   async probe(): Promise<{ status: 'ok' | 'degraded'; [name: string]: string }> {
+    this.#letGo();
     const states: Record<string, string> = {};
-    for (const each of await Promise.allSettled(this.#kept.values())) {
-      if (each.status === 'fulfilled') states[each.value.breaker.name] = each.value.breaker.state;
+    for (const each of await Promise.allSettled([...this.#kept.values()].map(({ guarded }) => guarded))) {
+      if (each.status !== 'fulfilled') continue;
+      const { name, state } = each.value.breaker;
+      // Of several with one name the healthy ones do not hide the ill.
+      if ((states[name] ?? 'closed') === 'closed') states[name] = state;
     }
     const status = Object.values(states).every((state) => state === 'closed') ? 'ok' : 'degraded';
     return { ...states, status };
   }
 
   close(): void {
-    for (const kept of this.#kept.values())
-      kept.then(({ breaker }) => breaker.close()).catch(() => undefined);
-    this.#kept.clear();
+    for (const name of [...this.#kept.keys()]) this.#drop(name);
   }
 
   #guarded(profile: ModelProfile): Promise<GuardedModel> {
     const name = JSON.stringify(profile);
-    let kept = this.#kept.get(name);
-    if (kept === undefined) {
-      kept = this.#open(profile);
-      this.#kept.set(name, kept);
-      // A secret that could not be read now may be there the next time.
-      kept.catch(() => this.#kept.delete(name));
-      for (const oldest of this.#kept.keys()) {
-        if (this.#kept.size <= maxKept) break;
-        this.#kept
-          .get(oldest)
-          ?.then(({ breaker }) => breaker.close())
-          .catch(() => undefined);
-        this.#kept.delete(oldest);
-      }
+    const kept = this.#kept.get(name) ?? { guarded: this.#open(profile), usedAt: 0 };
+    kept.usedAt = performance.now();
+    this.#kept.delete(name);
+    this.#kept.set(name, kept);
+    // A secret that could not be read now may be there the next time.
+    kept.guarded.catch(() => this.#kept.delete(name));
+    this.#letGo();
+    return kept.guarded;
+  }
+
+  #letGo(): void {
+    for (const [name, { usedAt }] of this.#kept) {
+      if (this.#kept.size <= maxKept && performance.now() - usedAt < unusedMs) return;
+      this.#drop(name);
     }
-    return kept;
+  }
+
+  #drop(name: string): void {
+    this.#kept
+      .get(name)
+      ?.guarded.then(({ breaker }) => breaker.close())
+      .catch(() => undefined);
+    this.#kept.delete(name);
   }
 
   async #open(profile: ModelProfile): Promise<GuardedModel> {

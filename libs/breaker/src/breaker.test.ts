@@ -1,4 +1,4 @@
-import { fault } from '@signalbox/faults/fault';
+import { fault, isFault } from '@signalbox/faults/fault';
 import { silentLog } from '@signalbox/telemetry/silent';
 import { startTelemetry } from '@signalbox/telemetry/telemetry';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
@@ -30,7 +30,8 @@ function breaker(options: Partial<BreakerOptions> = {}) {
     ...options,
   });
   breakers.push(made);
-  return { breaker: made, states, metricsText: telemetry.metricsText };
+  const { metrics, metricsText } = telemetry;
+  return { breaker: made, states, metrics, metricsText };
 }
 
 const answers = async () => 'answer';
@@ -232,4 +233,46 @@ test('its metrics carry its name', async () => {
   );
   it.close();
   expect(await metricsText()).not.toContain('circuit_breaker_state{');
+});
+
+test('of several with one name the worst is shown: a healthy one does not hide it', async () => {
+  const { breaker: ill, metrics, metricsText } = breaker();
+  const { breaker: well } = breaker({ metrics });
+  const shown = async () =>
+    /circuit_breaker_state\{name="model:default"[^}]*\} (\d)/g.exec(await metricsText())?.[1];
+  await open(ill);
+  expect(well.state).toBe('closed');
+  expect(await shown()).toBe('2');
+  expect((await metricsText()).match(/^circuit_breaker_state\{/gm)).toHaveLength(1);
+  ill.close();
+  expect(await shown()).toBe('0');
+  well.close();
+  expect(await shown()).toBeUndefined();
+});
+
+describe('under concurrency', () => {
+  test('a thousand calls at the moment of half-open are one probe', async () => {
+    const { breaker: it } = breaker();
+    await open(it);
+    await vi.advanceTimersByTimeAsync(5_000);
+    const probe = held();
+    const calls = Array.from({ length: 1_000 }, () => it.run(probe.action).catch((error: unknown) => error));
+    probe.answer();
+    const ended = await Promise.all(calls);
+    expect(ended.filter((each) => each === 'late')).toHaveLength(1);
+    expect(ended.filter((each) => isFault(each, 'BREAKER_OPEN'))).toHaveLength(999);
+    expect(it.state).toBe('closed');
+  });
+
+  test('what callers did wrong does not open it, whatever else goes on', async () => {
+    const { breaker: it } = breaker({
+      counts: (error) => !isFault(error, 'MODEL_REFUSED') && !isFault(error, 'ABORTED'),
+    });
+    for (let round = 0; round < 50; round += 1) {
+      await it.run(() => Promise.reject(fault('MODEL_REFUSED', '400: no such model'))).catch(() => undefined);
+      await it.run(() => Promise.reject(fault('ABORTED', 'the caller left'))).catch(() => undefined);
+    }
+    expect(it.state).toBe('closed');
+    expect(await it.run(answers)).toBe('answer');
+  });
 });

@@ -5,7 +5,7 @@ import CircuitBreaker from 'opossum';
 export type BreakerState = 'closed' | 'open' | 'half-open';
 
 export interface BreakerOptions {
-  /** Label of its metrics; one per outside system (`model:default`). */
+  /** Label of its metrics (`model:default`). Those of one name are shown as one, in the state of the worst. */
   readonly name: string;
   /** Bound of one call; past it the call's signal aborts and the caller gets TIMEOUT. */
   readonly timeoutMs: number;
@@ -76,11 +76,7 @@ export function createBreaker(options: BreakerOptions): Breaker {
     help: 'Changes of state of a circuit breaker.',
     labels: ['name', 'to'],
   });
-  const endGauge = metrics.gauge(
-    'circuit_breaker_state',
-    { help: 'State of a circuit breaker: 0 closed, 1 half-open, 2 open.', labels: ['name'] },
-    () => [{ value: stateValues[state()], labels: { name } }],
-  );
+  const hideState = showState(metrics, name, () => stateValues[state()]);
 
   function state(): BreakerState {
     if (circuit.opened) return 'open';
@@ -140,8 +136,41 @@ export function createBreaker(options: BreakerOptions): Breaker {
     },
     close() {
       circuit.shutdown();
-      endGauge();
+      hideState();
     },
+  };
+}
+
+type States = Map<string, Set<() => number>>;
+const shown = new WeakMap<Metrics, States>();
+
+/**
+ * Adds a breaker to the gauge; returns a function that takes it out. One gauge for all: two breakers may have one name (a
+ * profile that was changed, or two tenants' profiles), and a series of the healthy one must not hide the other.
+ */
+function showState(metrics: Metrics, name: string, read: () => number): () => void {
+  let states = shown.get(metrics);
+  if (states === undefined) {
+    const all: States = new Map();
+    states = all;
+    shown.set(metrics, all);
+    metrics.gauge(
+      'circuit_breaker_state',
+      { help: 'State of a circuit breaker: 0 closed, 1 half-open, 2 open.', labels: ['name'] },
+      () =>
+        [...all]
+          .filter(([, readers]) => readers.size > 0)
+          .map(([each, readers]) => ({
+            value: Math.max(...[...readers].map((one) => one())),
+            labels: { name: each },
+          })),
+    );
+  }
+  const readers = states.get(name) ?? new Set();
+  states.set(name, readers.add(read));
+  return () => {
+    readers.delete(read);
+    if (readers.size === 0) states.delete(name);
   };
 }
 
