@@ -32,8 +32,8 @@ export const kafkaSettings = {
   }),
   kafkaAutoOffsetReset: choice({
     env: 'KAFKA_AUTO_OFFSET_RESET',
-    doc: 'Where a group without offsets starts. Only earliest loses nothing: latest skips what was accepted before the group was new.',
-    values: ['earliest', 'latest'],
+    doc: 'Where a group without offsets starts. Nothing but earliest is taken: latest would skip what was accepted before the group was new.',
+    values: ['earliest'],
     default: 'earliest',
   }),
   kafkaSecurityProtocol: choice({
