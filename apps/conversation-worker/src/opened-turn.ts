@@ -27,6 +27,8 @@ export interface OpenedTurn {
   readonly elapsedMs: number;
   /** Rows of others wait for this session's stream: they go first (delivery rule 19). */
   readonly foreignRows: boolean;
+  /** The last row of this session's stream that waits for this process; it may not know of it. */
+  readonly lastOwnRow: number | null;
   /** Undefined: no such persona any more. */
   readonly persona: Persona | undefined;
   readonly profiles: readonly ModelProfile[];
@@ -65,6 +67,8 @@ export interface ClaimedColumns {
 export interface OpenedColumns {
   readonly elapsed_ms: number;
   readonly foreign: boolean;
+  /** Missing as long as migration 0046 has not run. */
+  readonly own?: number | null;
   readonly persona: {
     readonly system_prompt: string;
     readonly model_profile: string;
@@ -127,6 +131,7 @@ export function openedTurn(row: OpenedColumns): OpenedTurn {
   return {
     elapsedMs: row.elapsed_ms,
     foreignRows: row.foreign,
+    lastOwnRow: row.own ?? null,
     persona:
       persona === null
         ? undefined

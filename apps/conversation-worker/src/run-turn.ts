@@ -173,7 +173,8 @@ async function runOpened(
   const startedAt = performance.now();
   const opened = parts.takeOpened(item) ?? (await parts.store.open(item, lease, parts.limits.historyTokens));
   if (opened.persona === undefined) throw fault('NOT_FOUND', `there is no persona ${payload.persona_id}`);
-  if (opened.foreignRows) await parts.outbox.adopt('conversation.outbound', item.key, lease.signal);
+  const known = parts.outbox.knows('conversation.outbound', item.key, opened.lastOwnRow);
+  if (opened.foreignRows || !known) await parts.outbox.adopt('conversation.outbound', item.key, lease.signal);
   tellToolWaits(item, opened);
 
   const limits = limitsOf(opened.persona.limits, parts.limits);

@@ -61,7 +61,7 @@ const answered: ToolOutcomeStored = { outcome: 'ok', output: '408', truncated: f
 async function begin(tx: Transaction) {
   const store = {
     ...intakeStore(tx),
-    ...turnStore(tx, { writer: owner, committed: () => {} }, 'conversation-worker'),
+    ...turnStore(tx, { writer: owner, committed: () => {}, failed: () => {} }, 'conversation-worker'),
   };
   const [sessionId, id] = [newId(), newId()];
   const key = `acme:${sessionId}`;

@@ -57,7 +57,7 @@ export interface CancelledEnd {
 /** The statements of a turn, one round trip each; what they promise stands in migrations 0042 and 0044. */
 export function turnStore(
   database: Queryable,
-  outbox: Pick<Outbox, 'writer' | 'committed'>,
+  outbox: Pick<Outbox, 'writer' | 'committed' | 'failed'>,
   service: string,
 ) {
   async function put(name: string, message: readonly OutgoingMessage[], run: PutStatement): Promise<void> {
@@ -66,7 +66,10 @@ export function turnStore(
       tenant: each.tenant,
       eventId: each.eventId,
     }));
-    const rows = await run(records);
+    const rows = await run(records).catch((error: unknown) => {
+      outbox.failed(records, error);
+      throw error;
+    });
     outbox.committed(
       records.map((record, at) => {
         const row = rows[at];

@@ -26,7 +26,7 @@ it('a call writes its row twice, its lane twice and its answer once (delivery ru
     const { claims } = await queue.enqueueAndClaim(tx, [row], 1, { owner, leaseMs: 5_000, formats: [1] });
     const [claim] = claims;
     if (claim === undefined) throw new Error('nothing was claimed');
-    const store = callStore(tx, { writer: owner, committed: () => {} });
+    const store = callStore(tx, { writer: owner, committed: () => {}, failed: () => {} });
     const { fence } = claim;
     const lease = {
       owner,

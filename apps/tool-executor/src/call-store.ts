@@ -46,7 +46,10 @@ const tellCall = {
 const endWaitingCall = 'select payload, traceparent from tool_executor.end_waiting_call($1, $2, $3)';
 const storedOutcomes = 'select tenant, id, outcome from tool_executor.stored_outcomes($1, $2)';
 
-export function callStore(database: Queryable, outbox: Pick<Outbox, 'writer' | 'committed'>): CallStore {
+export function callStore(
+  database: Queryable,
+  outbox: Pick<Outbox, 'writer' | 'committed' | 'failed'>,
+): CallStore {
   /** The message as the last five parameters, and what the outbox is told of it after the commit. */
   async function send(
     message: OutgoingMessage,
@@ -54,7 +57,11 @@ export function callStore(database: Queryable, outbox: Pick<Outbox, 'writer' | '
   ): Promise<void> {
     const { topic, key, tenant, eventId } = message;
     const { headers, value } = toRecord(message, currentTraceparent(), serviceName);
-    const rows = await run([outbox.writer, [topic], [key], [eventId], JSON.stringify([headers]), [value]]);
+    const columns = [outbox.writer, [topic], [key], [eventId], JSON.stringify([headers]), [value]];
+    const rows = await run(columns).catch((error: unknown) => {
+      outbox.failed([message], error);
+      throw error;
+    });
     outbox.committed(
       rows.map(({ id, fast, prev_id: prevId }) => ({
         id,

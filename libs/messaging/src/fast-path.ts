@@ -5,34 +5,26 @@ import { pause } from '@signalbox/lifecycle/pause';
 import type { Database } from '@signalbox/postgres/database';
 import type { Logger } from '@signalbox/telemetry/telemetry';
 import { adoptRows } from './adopt-rows.ts';
+import { DirectRecords } from './direct-records.ts';
+import { createGivenUpNotice } from './given-up-notice.ts';
 import type { MessagingMetrics } from './messaging-metrics.ts';
 import { admit, type Lane, Lanes } from './outbox-lanes.ts';
-import { giveUpRows, notifyGivenUp, type OutboxRecord } from './outbox-sql.ts';
+import { giveUpRows, type OutboxRecord, type PutRow } from './outbox-sql.ts';
 import type { PlainRecord, Receipt } from './outgoing.ts';
 import type { Producer, Sending } from './producer.ts';
 import type { RefusedRows } from './refused-rows.ts';
-import { sendRow, wireBytes } from './row-sending.ts';
+import { sendRow } from './row-sending.ts';
 import type { SentRows } from './sent-rows.ts';
 
 /** A row as its commit brought it back. */
-export interface CommittedRow extends OutboxRecord {
-  readonly id: bigint;
-  readonly fast: boolean;
-  readonly prevId: bigint | undefined;
-}
+type CommittedRow = OutboxRecord & PutRow;
 
-interface FastRow extends CommittedRow {
+interface FastRow extends OutboxRecord, PutRow {
   /** Monotonic milliseconds of its commit; what the age bound counts from. */
   readonly since: number;
   sending: Sending | undefined;
   /** The relay has it too; it stays queued here only because direct records are queued behind it. */
   givenUp: boolean;
-}
-
-/** A direct record without an answer yet. */
-interface Direct {
-  readonly since: number;
-  end(reason: Error): void;
 }
 
 export interface FastPathOptions {
@@ -49,10 +41,7 @@ export interface FastPathOptions {
 }
 
 const tickMs = 100;
-const notifyEveryMs = 100;
 const keysAStatement = 256;
-const directBoundMs = 30_000;
-const maxDirects = 50_000;
 /** How long a given-up id whose commit has not come back is remembered: longer than any transaction lasts. */
 const orphanMs = 60_000;
 
@@ -62,18 +51,21 @@ export class FastPath {
   readonly #lanes = new Lanes<FastRow>();
   /** Rows queued and not acknowledged, oldest first. */
   readonly #rows = new Map<bigint, FastRow>();
-  /** Oldest first. One timer bounds them all: one for each would cost as much as the record. */
-  readonly #directs = new Set<Direct>();
+  readonly #directs: DirectRecords;
+  readonly #notice: ReturnType<typeof createGivenUpNotice>;
   readonly #heldLanes = new Set<Lane<FastRow>>();
+  readonly #unanswered = new Set<Lane<FastRow>>();
   readonly #orphans = new Map<bigint, number>();
   readonly #adoptions = new Map<Lane<FastRow>, Promise<void>>();
   readonly #ticker: NodeJS.Timeout;
   #givingUp: Promise<void> | undefined;
-  #lastNotify = 0;
-  #notifyTimer: NodeJS.Timeout | undefined;
+  #leaving = false;
+  #draining = false;
 
   constructor(options: FastPathOptions) {
     this.#o = options;
+    this.#notice = createGivenUpNotice(options.database);
+    this.#directs = new DirectRecords(options.metrics);
     this.#ticker = setInterval(() => this.#tick(), tickMs).unref();
   }
 
@@ -103,65 +95,52 @@ export class FastPath {
         this.#admit(lane, fastRow);
       }
     }
-    if (given) this.#notifySoon();
+    if (given) this.#notice.soon();
+  }
+
+  /**
+   * A put of these keys was not answered. Its rows may be there: they are left to the relay as soon as the database
+   * answers, and before the next direct record of their key, which they would come after.
+   */
+  unanswered(keys: readonly { readonly topic: TopicName; readonly key: string }[]): void {
+    for (const { topic, key } of keys) {
+      const lane = this.#lanes.get(topic, key);
+      lane.unanswered += 1;
+      lane.mustAdopt ||= lane.direct;
+      this.#unanswered.add(lane);
+    }
+  }
+
+  /** Whether this process has queued the row of its own that the outbox holds last of the key. */
+  knows(topic: TopicName, key: string, lastOwnRow: bigint): boolean {
+    return lastOwnRow <= this.#lanes.get(topic, key).lastQueued;
   }
 
   /** Queues a direct record behind everything of its key (delivery rule 2). Faults: ABORTED, KAFKA_UNAVAILABLE, RECORD_REFUSED. */
   direct(record: PlainRecord, signal: AbortSignal | undefined): Promise<Receipt> {
     if (signal?.aborted) return Promise.reject(asFault(signal.reason));
-    if (this.#directs.size >= maxDirects) {
+    if (this.#directs.full) {
       return Promise.reject(fault('KAFKA_UNAVAILABLE', 'too many records wait for the broker'));
     }
-    const { producer, metrics } = this.#o;
     const lane = this.#lanes.get(record.topic, record.key);
     lane.direct = true;
-    const { promise, resolve, reject } = Promise.withResolvers<Receipt>();
     let queued = false;
-    const over = (result: 'ok' | 'refused' | 'aborted') => {
-      this.#directs.delete(direct);
-      signal?.removeEventListener('abort', onAbort);
+    const { sending, answer } = this.#directs.open(record, signal, () => {
       if (queued) lane.directQueued -= 1;
-      metrics.published('direct', result);
-    };
-    const sending: Sending = {
-      topic: record.topic,
-      key: record.key,
-      bytes: wireBytes(record),
-      withdrawn: false,
-      record: () => record,
-      sent: (receipt) => {
-        over('ok');
-        resolve(receipt);
-      },
-      refused: (reason) => {
-        over('refused');
-        reject(reason);
-      },
-    };
-    const direct: Direct = {
-      since: performance.now(),
-      end(reason) {
-        sending.withdrawn = true; // a try under way may still succeed: the caller knows only that it has no answer
-        over('aborted');
-        reject(reason);
-      },
-    };
-    const onAbort = () => direct.end(asFault(signal?.reason));
-    signal?.addEventListener('abort', onAbort, { once: true });
-    this.#directs.add(direct);
+    });
     lane.behind.push(() => {
       if (sending.withdrawn) return;
       queued = true;
       lane.directQueued += 1;
-      producer.enqueue(sending);
+      this.#o.producer.enqueue(sending);
     });
     this.#release(lane);
-    return promise;
+    return answer;
   }
 
   /**
-   * Sends the rows of the key that others have written or given up, in id order, and deletes them (delivery rule 19). Direct
-   * records of the key wait until it is done. Faults: DATABASE_UNAVAILABLE, KAFKA_UNAVAILABLE, ABORTED.
+   * Sends the rows of the key that others have written or given up, and those of its own that this process does not know,
+   * in id order, and deletes them (delivery rule 19). Direct records of the key wait until it is done. Faults: DATABASE_UNAVAILABLE, KAFKA_UNAVAILABLE, ABORTED.
    */
   async adopt(topic: TopicName, key: string, signal: AbortSignal | undefined): Promise<void> {
     const lane = this.#lanes.get(topic, key);
@@ -183,12 +162,13 @@ export class FastPath {
   /** For a stop: waits for the queue until the signal, leaves what is left to the relay. */
   async drain(signal: AbortSignal): Promise<void> {
     clearInterval(this.#ticker);
+    this.#draining = true;
     await this.#o.producer.idle(signal);
+    await this.#leaveUnanswered();
     const lanes = new Set([...this.#rows.values()].map((row) => this.#lanes.get(row.topic, row.key)));
     for (const lane of this.#heldLanes) lanes.add(lane);
     if (lanes.size > 0) await this.#giveUp([...lanes], 1);
-    clearTimeout(this.#notifyTimer);
-    this.#notifyTimer = undefined;
+    this.#notice.close();
   }
 
   #admit(lane: Lane<FastRow>, row: FastRow): void {
@@ -225,7 +205,7 @@ export class FastPath {
   /** Lets the direct records of an open lane go, in the order in which they came; adopts first where that is due. */
   #release(lane: Lane<FastRow>): void {
     if (lane.state !== 'open' || lane.held.length > 0 || lane.behind.length === 0) return;
-    if (lane.mustAdopt) {
+    if (lane.mustAdopt || lane.unanswered > 0) {
       this.#adoption(lane).catch((error: unknown) => {
         this.#o.log.warning('outbox.adopt_failed', { error, topic: lane.topic });
         setTimeout(() => this.#release(lane), 250); // the records behind are bounded by their callers
@@ -241,10 +221,12 @@ export class FastPath {
     const running = this.#adoptions.get(lane);
     if (running !== undefined) return running;
     lane.state = 'adopting';
-    lane.mustAdopt = true;
-    const adoption = adoptRows(this.#o, lane.topic, lane.key)
-      .then(() => {
-        lane.mustAdopt = false;
+    lane.mustAdopt = false; // what goes to the relay from here on asks for another adoption
+    const adoption = this.#leaveUnknown([lane])
+      .then(() => adoptRows(this.#o, lane.topic, lane.key))
+      .catch((error: unknown) => {
+        lane.mustAdopt = true;
+        throw error;
       })
       .finally(() => {
         lane.state = 'open';
@@ -269,33 +251,81 @@ export class FastPath {
       const first = lane.held[0];
       if (first !== undefined && now - first.since >= this.#o.maxAgeMs) overdue.add(lane);
     }
-    for (const direct of this.#directs) {
-      if (now - direct.since < directBoundMs) break;
-      direct.end(fault('KAFKA_UNAVAILABLE', 'the record was not acknowledged in time'));
-    }
+    this.#directs.endOverdue(now);
     for (const [id, at] of this.#orphans) {
       if (now - at < orphanMs) break;
       this.#orphans.delete(id);
     }
     const lanes = [...overdue].filter((lane) => lane.state === 'open');
     if (lanes.length > 0 && this.#givingUp === undefined) void this.#giveUp(lanes, Number.POSITIVE_INFINITY);
+    if (this.#unanswered.size > 0) void this.#leaveUnanswered();
+  }
+
+  /** Rows that this process may have put and does not know of: the relay would find them only when they are old. */
+  async #leaveUnanswered(): Promise<void> {
+    if (this.#leaving) return;
+    this.#leaving = true;
+    try {
+      const lanes = [...this.#unanswered].filter((lane) => lane.state === 'open').slice(0, keysAStatement);
+      if (lanes.length > 0) await this.#leaveUnknown(lanes);
+    } catch (error) {
+      this.#o.log.debug('outbox.give_up_failed', { error });
+    } finally {
+      this.#leaving = false;
+    }
+  }
+
+  /**
+   * Leaves to the relay what the outbox holds of ours above the last row that was queued here. Such a row comes about when
+   * the answer to its commit is lost, or late:
+   *
+   *   finish_turn puts row 7 and commits; the connection breaks before the answer; this process claims the session's next
+   *   turn. Row 7 names this process as its writer, so it is nobody else's, and it is in no queue either: without this
+   *   the deltas of the next turn would reach the log before the final in row 7, which the relay takes when it is old.
+   *
+   * A row of the key that is put later names row 7 as the one before it, so it waits in `held` and is taken along. A row
+   * whose commit is answered after this is known by its id (`#orphans`), and is not queued again.
+   */
+  async #leaveUnknown(lanes: readonly Lane<FastRow>[]): Promise<void> {
+    const asked = lanes.map((lane) => ({ lane, unanswered: lane.unanswered }));
+    const keys = lanes.map(({ topic, key, lastQueued }) => ({ topic, key, fromId: lastQueued + 1n }));
+    const left = new Set(await giveUpRows(this.#o.database, this.#o.writer, keys));
+    const answered = new Set<bigint>();
+    for (const { lane, unanswered } of asked) {
+      if (lane.unanswered === unanswered) {
+        lane.unanswered = 0;
+        this.#unanswered.delete(lane);
+      }
+      for (const { id } of lane.held) if (left.has(id)) answered.add(id);
+      lane.held = lane.held.filter(({ id }) => !left.has(id));
+      if (lane.held.length === 0) this.#heldLanes.delete(lane);
+      this.#release(lane);
+    }
+    if (left.size === 0) return;
+    const now = performance.now();
+    for (const id of left) if (!answered.has(id) && !this.#rows.has(id)) this.#orphans.set(id, now);
+    this.#o.log.warning('outbox.given_up', { keys: keys.length, rows: left.size });
+    this.#notice.soon();
   }
 
   #giveUp(lanes: readonly Lane<FastRow>[], tries: number): Promise<void> {
     const chunks: Lane<FastRow>[][] = [];
     for (let at = 0; at < lanes.length; at += keysAStatement)
       chunks.push(lanes.slice(at, at + keysAStatement));
-    const run = async () => {
+    // One behind the other: who waits for a lane that is being given up waits for the last of them.
+    const run = async (before: Promise<void> | undefined) => {
+      await before;
       for (const chunk of chunks) await this.#giveUpChunk(chunk, tries);
     };
-    this.#givingUp = run().finally(() => {
-      this.#givingUp = undefined;
+    const running = run(this.#givingUp).finally(() => {
+      if (this.#givingUp === running) this.#givingUp = undefined;
     });
-    return this.#givingUp;
+    this.#givingUp = running;
+    return running;
   }
 
   /**
-   * Leaves the keys to the relay from their lowest row of ours on. A row with a direct record queued behind it stays in
+   * Leaves the keys to the relay from their lowest row of ours on, the missing predecessor of a held row among them. A row with a direct record queued behind it stays in
    * the queue as well: withdrawn, it would be overtaken; sent twice, it is a repeat.
    */
   async #giveUpChunk(lanes: readonly Lane<FastRow>[], tries: number): Promise<void> {
@@ -305,7 +335,8 @@ export class FastPath {
       const ids = [...lane.outstanding.keys(), ...lane.held.map((row) => row.id)];
       const lowest = ids.reduce<bigint | undefined>((a, b) => (a === undefined || b < a ? b : a), undefined);
       if (lowest === undefined) continue;
-      keys.push({ topic: lane.topic, key: lane.key, fromId: lowest });
+      const after = lane.lastQueued + 1n;
+      keys.push({ topic: lane.topic, key: lane.key, fromId: lowest < after ? lowest : after });
       for (const id of ids) known.add(id);
       lane.state = 'giving-up';
       lane.mustAdopt ||= lane.direct;
@@ -339,7 +370,7 @@ export class FastPath {
     }
     for (const id of nulled) if (!known.has(id)) this.#orphans.set(id, now);
     this.#o.log.warning('outbox.given_up', { keys: keys.length, rows: known.size });
-    this.#notifySoon();
+    this.#notice.soon();
   }
 
   /** Repeats until the database answers: the keys' rows wait. Rows older than the relay's bound are its own anyway. */
@@ -352,21 +383,9 @@ export class FastPath {
         return await giveUpRows(this.#o.database, this.#o.writer, keys);
       } catch (error) {
         this.#o.log.warning('outbox.give_up_failed', { error, keys: keys.length });
-        if (n >= tries) return [];
+        if (n >= tries || this.#draining) return [];
         await pause(250, undefined, { unref: true });
       }
     }
-  }
-
-  // The relay's poll is the guarantee; this only wakes it. By itself, outside any transaction: a NOTIFY in them cost two
-  // thirds of the commits.
-  #notifySoon(): void {
-    if (this.#notifyTimer !== undefined) return;
-    const waitMs = Math.max(0, this.#lastNotify + notifyEveryMs - performance.now());
-    this.#notifyTimer = setTimeout(() => {
-      this.#notifyTimer = undefined;
-      this.#lastNotify = performance.now();
-      notifyGivenUp(this.#o.database).catch(() => undefined);
-    }, waitMs).unref();
   }
 }

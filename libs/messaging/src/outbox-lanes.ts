@@ -34,6 +34,8 @@ export interface Lane<Row extends LaneRow> {
   direct: boolean;
   /** Rows of this key went to the relay: adopt before the next direct record. */
   mustAdopt: boolean;
+  /** Puts of this key whose commit was not answered: rows may stand there that are queued nowhere here. */
+  unanswered: number;
 }
 
 const maxLanes = 20_000;
@@ -61,6 +63,7 @@ export class Lanes<Row extends LaneRow> {
         directQueued: 0,
         direct: false,
         mustAdopt: false,
+        unanswered: 0,
       };
       if (this.#lanes.size >= maxLanes) this.#dropIdle();
     } else {
@@ -95,6 +98,7 @@ function isIdle<Row extends LaneRow>(lane: Lane<Row>): boolean {
   return (
     lane.state === 'open' &&
     !lane.mustAdopt &&
+    lane.unanswered === 0 &&
     lane.directQueued === 0 &&
     lane.outstanding.size === 0 &&
     lane.held.length + lane.late.length + lane.behind.length === 0

@@ -1,6 +1,6 @@
 import type { RecordHeaders } from '@signalbox/contracts/headers';
 import type { TopicName } from '@signalbox/contracts/topics';
-import { fault } from '@signalbox/faults/fault';
+import { asFault, fault } from '@signalbox/faults/fault';
 import type { Database, Transaction } from '@signalbox/postgres/database';
 import type { Logger } from '@signalbox/telemetry/telemetry';
 import { currentTraceparent } from '@signalbox/telemetry/trace';
@@ -33,7 +33,18 @@ export interface Outbox {
   /** For rows that the service's own SQL function has put; call it right after the commit, rows of a key in id order. */
   committed(rows: readonly PutResult[]): void;
   /**
-   * Before the first direct record of a turn: sends what others have left unsent of the key, in order (delivery rule 19).
+   * For the statement of such a function that failed with this error: when its outcome is unknown, its rows may be there.
+   * They are left to the relay, and no direct record of their key goes out before them.
+   */
+  failed(rows: readonly { readonly topic: TopicName; readonly key: string }[], error: unknown): void;
+  /**
+   * Whether this process has queued its own row `lastOwnRow`, the last that the outbox holds of the key (null: it holds
+   * none). One that it does not know is one whose commit was not answered, or not yet: `adopt` sends it.
+   */
+  knows(topic: TopicName, key: string, lastOwnRow: number | string | null): boolean;
+  /**
+   * Before the first direct record of a turn: sends what others have left unsent of the key, and rows of its own that this
+   * process does not know, in order (delivery rule 19).
    * Faults: DATABASE_UNAVAILABLE, KAFKA_UNAVAILABLE, ABORTED.
    */
   adopt(topic: TopicName, key: string, signal?: AbortSignal): Promise<void>;
@@ -93,6 +104,9 @@ export function createOutbox(options: OutboxOptions): Outbox & { close(): void }
         eventId: message.eventId,
       }));
       const rows = await putRows(tx, this.writer, records);
+      tx.afterRollback((outcome) => {
+        if (outcome === 'unknown') fastPath.unanswered(records);
+      });
       tx.afterCommit(() =>
         fastPath.committed(
           records.map((record, i) => {
@@ -113,6 +127,10 @@ export function createOutbox(options: OutboxOptions): Outbox & { close(): void }
         })),
       );
     },
+    failed(rows, error) {
+      if (asFault(error).details?.outcome === 'unknown') fastPath.unanswered(rows);
+    },
+    knows: (topic, key, lastOwnRow) => lastOwnRow === null || fastPath.knows(topic, key, BigInt(lastOwnRow)),
     adopt: (topic, key, signal) => fastPath.adopt(topic, key, signal),
     get load() {
       return load;

@@ -83,7 +83,7 @@ describe('transactions', () => {
       database.transaction(
         async (tx) => {
           tx.afterCommit(() => calls.push('commit'));
-          tx.afterRollback(() => calls.push('rollback'));
+          tx.afterRollback((outcome) => calls.push('rollback', outcome));
           await tx.query(`INSERT INTO probe.notes VALUES ('acme', 50, 'x')`);
           throw new Error('mine');
         },
@@ -91,7 +91,7 @@ describe('transactions', () => {
       ),
     );
     expect(error).toMatchObject({ message: 'mine' });
-    expect(calls).toEqual(['rollback']);
+    expect(calls).toEqual(['rollback', 'none']);
     expect(await own.query('SELECT 1 FROM probe.notes WHERE id = 50')).toEqual([]);
 
     const value = await database.transaction(async (tx) => {
@@ -102,7 +102,7 @@ describe('transactions', () => {
       return 5;
     });
     expect(value).toBe(5);
-    expect(calls).toEqual(['rollback', 'second']);
+    expect(calls).toEqual(['rollback', 'none', 'second']);
   });
 
   test('an error caught inside does not pass for success, and the transaction is over afterwards', async () => {
@@ -161,9 +161,11 @@ describe('transactions', () => {
   test('a commit whose answer never came has an unknown outcome', async () => {
     await using proxy = await startFaultProxy({ url: own.url });
     const database = open(proxy.url, { statementTimeoutMs: 300 });
+    const told: string[] = [];
     const error = await caught(
       database.transaction(
         async (tx) => {
+          tx.afterRollback((outcome) => told.push(outcome));
           await tx.query(`INSERT INTO probe.notes VALUES ('acme', 80, 'x')`);
           proxy.blackhole('to-client');
         },
@@ -171,6 +173,7 @@ describe('transactions', () => {
       ),
     );
     expect(error).toMatchObject({ code: 'DATABASE_UNAVAILABLE', details: { outcome: 'unknown' } });
+    expect(told).toEqual(['unknown']);
     // It did happen: who repeats it needs the same ids.
     await waitFor(
       () => own.query('SELECT 1 FROM probe.notes WHERE id = 80'),

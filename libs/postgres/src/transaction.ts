@@ -1,4 +1,4 @@
-import { fault } from '@signalbox/faults/fault';
+import { fault, isFault } from '@signalbox/faults/fault';
 import type { Logger } from '@signalbox/telemetry/telemetry';
 import type pg from 'pg';
 import { breaksConnection, databaseFault } from './classify-error.ts';
@@ -16,7 +16,7 @@ export interface Transaction extends Queryable {
   /** Called after the commit, in order, before `transaction` resolves. What it throws is logged: the commit stands. */
   afterCommit(run: () => void): void;
   /** Called when the transaction did not commit, or its outcome is unknown. Must not throw. */
-  afterRollback(run: () => void): void;
+  afterRollback(run: (outcome: 'none' | 'unknown') => void): void;
 }
 
 /** Runs a statement on a connection; `timeoutMs` only where it is shorter than the pool's own bound. */
@@ -62,7 +62,7 @@ export async function runTransaction<T>(running: Running<T>): Promise<T> {
   const begin = beginText(tenant);
   const leftMs = () => (deadline === undefined ? undefined : deadline - performance.now());
   const afterCommit: (() => void)[] = [];
-  const afterRollback: (() => void)[] = [];
+  const afterRollback: ((outcome: 'none' | 'unknown') => void)[] = [];
   let lent: Lent | undefined;
   let commitSent = false;
   let over = false;
@@ -110,7 +110,11 @@ export async function runTransaction<T>(running: Running<T>): Promise<T> {
     const wasOver = over;
     over = true;
     if (lent !== undefined) await giveBack(lent, wasOver || commitSent, broken);
-    callAll(afterRollback, log);
+    const outcome = isFault(error) && error.details?.outcome === 'unknown' ? 'unknown' : 'none';
+    callAll(
+      afterRollback.map((run) => () => run(outcome)),
+      log,
+    );
     throw error;
   }
 }
