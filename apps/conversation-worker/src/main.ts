@@ -107,6 +107,12 @@ await runMain(async (lifecycle) => {
       formats: turnFormats,
     },
     maxActive: settings.turnsMaxActive,
+    needs: {
+      name: 'kafka',
+      handOverOn: 'KAFKA_UNAVAILABLE', // deltas go to it directly
+      waitingMs: () => messaging.producer.waitingMs,
+      probe: () => messaging.checkCluster(),
+    },
     leaseMs: settings.turnLeaseMs,
     run: runner.run,
     giveUp: runner.giveUp,

@@ -166,7 +166,8 @@ async function runOpened(
   payload: TurnPayload,
   lease: Lease,
 ): Promise<void> {
-  if (item.attempt > parts.maxAttempts) {
+  // Hand-overs do not count: they say nothing about the turn.
+  if (item.retries + (item.lost ?? 0) >= parts.maxAttempts) {
     // Most of these tries ended without a word: the process died with the turn. It may be the turn that kills it.
     throw fault('RETRY_BUDGET_SPENT', `the turn was given up after ${parts.maxAttempts} tries`);
   }

@@ -1,6 +1,6 @@
 import { isDeltaEvent } from '@signalbox/contracts/conversation-outbound';
 import { headerNames, type RecordHeaders } from '@signalbox/contracts/headers';
-import { fault } from '@signalbox/faults/fault';
+import { fault, isFault } from '@signalbox/faults/fault';
 import { type DirectRecord, toRecord } from '@signalbox/messaging/outgoing';
 import { currentTraceparent } from '@signalbox/telemetry/trace';
 import type { Lease } from '@signalbox/work/worker';
@@ -35,10 +35,13 @@ export function recordSender(
   };
 }
 
-/** On a stop or a cancel what is in flight comes to its end; a lost lease withdraws it. */
+/**
+ * On a stop or a cancel what is in flight comes to its end. A lost lease withdraws it, and so does a hand-over for want of
+ * the broker: it may be in the log all the same, and is of an older attempt there.
+ */
 export function withdrawOnLoss({ signal, holds }: Lease, withdraw: AbortController): void {
   signal.addEventListener('abort', () => {
-    if (!holds()) withdraw.abort(signal.reason);
+    if (!holds() || isFault(signal.reason, 'KAFKA_UNAVAILABLE')) withdraw.abort(signal.reason);
   });
 }
 

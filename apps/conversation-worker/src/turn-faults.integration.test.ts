@@ -193,13 +193,14 @@ describe('a turn that kills its process', () => {
     await conversation.event(turnId, 'assistant.delta');
     worker.kill('SIGKILL');
     await worker.exited;
-    // As two takeovers that ended the same way would have left it.
-    await conversation.database.query('update conversation_worker.turns set attempt = 2 where id = $1', [
-      turnId,
-    ]);
+    // As a takeover that ended the same way would have left it, and nine hand-overs, which are nobody's fault.
+    await conversation.database.query(
+      'update conversation_worker.turns set attempt = 11, lost = 1 where id = $1',
+      [turnId],
+    );
     await using _next = await conversation.spawn({ TURN_MAX_ATTEMPTS: '2' });
     const error = await conversation.event(turnId, 'assistant.error');
-    expect(error.value).toMatchObject({ error_code: 'RETRY_BUDGET_SPENT', attempt: 3 });
+    expect(error.value).toMatchObject({ error_code: 'RETRY_BUDGET_SPENT', attempt: 12 });
   });
 });
 

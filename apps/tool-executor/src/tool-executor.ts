@@ -85,6 +85,12 @@ export async function toolExecutor(lifecycle: Lifecycle, toolsModule: string): P
     schema: 'tool_executor',
     owner: instanceId,
     maxActive: settings.maxConcurrent,
+    // What runs goes on: its outcome is a row, which a relay sends. Handed over, it would be told as unknown.
+    needs: {
+      name: 'kafka',
+      waitingMs: () => messaging.producer.waitingMs,
+      probe: () => messaging.checkCluster(),
+    },
     leaseMs: settings.leaseMs,
     formats: payloadFormats,
     queueName: 'tool_calls',

@@ -91,6 +91,8 @@ export interface Messaging {
     direct(record: DirectRecord, signal?: AbortSignal): Promise<Receipt>;
     /** For the relay: sends through the same queue. */
     enqueue(sending: Sending): void;
+    /** How long what is being sent has waited for the broker's answer, in milliseconds; 0 when nothing is. */
+    readonly waitingMs: number;
   };
   readonly outbox: Outbox;
   /** Starts a consumer whose handler runs in a transaction. Returns at once; the broker need not be there yet. */
@@ -222,6 +224,9 @@ export function openMessaging(options: MessagingOptions): Messaging {
     producer: {
       direct: async (record, signal) => fastPath.direct(toDirectRecord(record), signal),
       enqueue: (sending) => producer.enqueue(sending),
+      get waitingMs() {
+        return producer.waitingMs;
+      },
     },
     outbox,
     consume: (consuming) =>

@@ -33,6 +33,8 @@ export interface Producer {
    * after the last failure when nothing is being tried: whoever asks may then try.
    */
   readonly failingForMs: number;
+  /** How long the batch under way has waited for an answer, over all its tries, in milliseconds; 0 when there is none. */
+  readonly waitingMs: number;
   /** Resolves when nothing is queued any more, or at the signal. */
   idle(signal: AbortSignal): Promise<void>;
   /** Stops trying. What is still queued is neither sent nor refused. */
@@ -53,6 +55,7 @@ export function createProducer(client: ProducerClient, log: Logger): Producer {
   const idleWaiters = new Set<() => void>();
   let inFlight = 0;
   let pumping = false;
+  let waitingSince: number | undefined;
   let failing: { readonly since: number; last: number } | undefined;
   let closed: Promise<void> | undefined;
 
@@ -64,6 +67,7 @@ export function createProducer(client: ProducerClient, log: Logger): Producer {
       try {
         const receipts = await client.send(live.map(placed));
         failing = undefined;
+        waitingSince = performance.now(); // of what is left of a batch that was halved
         live.forEach(({ sending }, i) => {
           const receipt = receipts[i];
           if (receipt !== undefined && !sending.withdrawn) tell(() => sending.sent(receipt));
@@ -107,6 +111,7 @@ export function createProducer(client: ProducerClient, log: Logger): Producer {
         const batch = queue.take();
         if (batch.length === 0) break;
         inFlight = batch.length;
+        waitingSince = performance.now();
         await settle(batch);
         inFlight = 0;
       }
@@ -114,6 +119,7 @@ export function createProducer(client: ProducerClient, log: Logger): Producer {
       log.critical('producer.pump_failed', { error }); // a defect; the next record starts it again
     } finally {
       inFlight = 0;
+      waitingSince = undefined;
       pumping = false;
       for (const wake of [...idleWaiters]) wake();
     }
@@ -140,6 +146,9 @@ export function createProducer(client: ProducerClient, log: Logger): Producer {
       const now = performance.now();
       const idle = !pumping && queue.length === 0 && now - failing.last > idleFailureMs;
       return idle ? 0 : now - failing.since;
+    },
+    get waitingMs() {
+      return waitingSince === undefined ? 0 : performance.now() - waitingSince;
     },
     async idle(signal) {
       while ((pumping || queue.length > 0) && !signal.aborted && !closing.signal.aborted) {

@@ -9,6 +9,8 @@ export interface ClaimsOptions {
   /** Slots that no item occupies now. */
   freeSlots(): number;
   mayTakeExpired(): boolean;
+  /** While false nothing is claimed and no intake is promised a slot. */
+  mayClaim(): boolean;
   /** `sentAt`: monotonic time before the claim was sent; the lease counts from there. */
   onClaim(claim: Claim, sentAt: number): void;
 }
@@ -87,7 +89,7 @@ export class Claims {
   #free(): number {
     let promised = 0;
     for (const { slots } of this.#underWay) promised += slots;
-    return this.#options.freeSlots() - promised;
+    return this.#options.mayClaim() ? this.#options.freeSlots() - promised : 0;
   }
 
   async #claimAll(): Promise<void> {

@@ -1,4 +1,4 @@
-import { fault } from '@signalbox/faults/fault';
+import { type Fault, fault } from '@signalbox/faults/fault';
 import type { HeldLane, WorkItem } from './queue.ts';
 
 /**
@@ -8,7 +8,8 @@ import type { HeldLane, WorkItem } from './queue.ts';
 export interface Lease {
   /**
    * Aborts when the lane is lost or may be lost (no good heartbeat for the lease time; LEASE_LOST), the worker stops
-   * (DRAINING), or the item's end was asked for (CANCELLED). After the last two the lane is still held.
+   * (DRAINING), what runs need is missing here (the need's code), or the item's end was asked for (CANCELLED). After the
+   * last three the lane is still held.
    */
   readonly signal: AbortSignal;
   readonly owner: string;
@@ -22,8 +23,13 @@ export interface Lease {
   cancelled(): unknown;
 }
 
-/** Why a lease ended early. `stop`: the worker drains. `lost`: another owner has it, or may soon. */
-export type EndReason = 'stop' | 'lost';
+/** Why a lease ended early. `stop`: the worker drains. `unable`: others can. `lost`: another owner has it, or may soon. */
+export type EndReason = 'stop' | 'unable' | 'lost';
+
+const endFaults: Readonly<Record<'stop' | 'lost', () => Fault>> = {
+  stop: () => fault('DRAINING', 'the worker stops'),
+  lost: () => fault('LEASE_LOST', 'the lease ran out or another owner has the lane'),
+};
 
 /** A lane as the worker sees it that runs its item. */
 export interface HeldItem {
@@ -32,7 +38,7 @@ export interface HeldItem {
   /** For ending a cancelled item: its signal does not abort because of the cancel. */
   endingLease(): Lease;
   ended(): EndReason | undefined;
-  end(reason: EndReason): void;
+  end(reason: 'stop' | 'lost'): void;
   remove(): void;
 }
 
@@ -44,7 +50,7 @@ interface Held {
   /** Of the run; after a cancel, of what ends the item. */
   abort: AbortController;
   ended: EndReason | undefined;
-  /** `lost` may follow `stop`, nothing follows `lost`. A cancel may come beside each. */
+  /** `lost` may follow the others, nothing follows `lost`. A cancel may come beside each. */
   cancel: unknown;
   /** Monotonic time of the first reason for the run to end. */
   toldAt: number | undefined;
@@ -152,19 +158,22 @@ export class HeldLanes {
     return stuck.map(([, { item, fence }]) => ({ tenant: item.tenant, key: item.key, fence }));
   }
 
-  endAll(reason: EndReason): void {
+  endAll(reason: 'stop' | 'lost'): void {
     for (const held of this.#held.values()) this.#end(held, reason);
   }
 
-  #end(held: Held, reason: EndReason): void {
+  /** This process cannot go on with any of them, for `why`. */
+  endUnable(why: Fault): void {
+    for (const held of this.#held.values()) this.#end(held, 'unable', why);
+  }
+
+  #end(held: Held, reason: 'stop' | 'lost'): void;
+  #end(held: Held, reason: 'unable', why: Fault): void;
+  #end(held: Held, reason: EndReason, why?: Fault): void {
     if (held.ended === 'lost' || held.ended === reason) return;
     held.ended = reason;
     held.toldAt ??= this.#now();
-    held.abort.abort(
-      reason === 'lost'
-        ? fault('LEASE_LOST', 'the lease ran out or another owner has the lane')
-        : fault('DRAINING', 'the worker stops'),
-    );
+    held.abort.abort(reason === 'unable' ? why : endFaults[reason]());
   }
 
   #cancel(held: Held, cancel: unknown): void {

@@ -13,6 +13,8 @@ export interface LaneRunsParts {
   onOver(lane: Pick<HeldLane, 'tenant' | 'key' | 'fence'>, why: 'lost' | 'returned'): void;
   /** A slot is free. */
   onFree(): void;
+  /** A run ended for want of what others may have. */
+  onUnable(): void;
   /** An item can be claimed again after this time. */
   onDueIn(delayMs: number): void;
 }
@@ -165,7 +167,7 @@ export class LaneRuns {
    *   handed over as a new attempt, a call that may run once would be told as `unknown`, though nothing has run
    */
   async #conclude(run: Run, error: unknown): Promise<void> {
-    const { options, queue, onOver } = this.#parts;
+    const { options, queue, onOver, onUnable } = this.#parts;
     const { log, database, owner, cancelled } = options;
     const { item, fence, held } = run;
     const fields = fieldsOf(run);
@@ -186,8 +188,9 @@ export class LaneRuns {
         if (cancelled === undefined) await queue.finish(database, item, lease, 'cancelled');
         else await cancelled.call(options, item, lease, cancel);
         onOver(lane, 'returned');
-      } else if (ended === 'stop') {
-        log.info('work.handed_over', { ...fields, started: run.started });
+      } else if (ended !== undefined || this.#isUnable(error)) {
+        if (ended === undefined) onUnable();
+        log.info('work.handed_over', { ...fields, started: run.started, error });
         if (run.started) await queue.handOver(database, item, lease);
         else await queue.letGo(lane, owner, false);
       } else {
@@ -199,6 +202,12 @@ export class LaneRuns {
       if (!isFault(failure, 'LEASE_LOST'))
         log.error('work.outcome_not_stored', { ...fields, error: failure });
     }
+  }
+
+  /** What this process lacks is no failure of the item. */
+  #isUnable(error: unknown): boolean {
+    const { handOverOn } = this.#parts.options.needs ?? {};
+    return handOverOn !== undefined && isFault(error, handOverOn);
   }
 
   async #retryOrFail(item: WorkItem, lease: Lease, error: unknown): Promise<void> {

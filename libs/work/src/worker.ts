@@ -5,6 +5,7 @@ import { Claims } from './claims.ts';
 import { Heartbeat } from './heartbeat.ts';
 import { expiryMarginMs, HeldLanes, type Lease } from './held-lanes.ts';
 import { aborted, defaultIgnoreMs, LaneRuns, within } from './lane-runs.ts';
+import { type Need, NeedWatch } from './need-watch.ts';
 import type {
   Cancelled,
   CancelRequest,
@@ -21,6 +22,7 @@ import type { RetryRules } from './retry-delay.ts';
 import { Upkeep } from './upkeep.ts';
 
 export type { Lease } from './held-lanes.ts';
+export type { Need } from './need-watch.ts';
 export type { Cancelled, CancelRequest, Resume, TenantLoad, WorkItem, WorkRow } from './queue.ts';
 export type { RetryRules } from './retry-delay.ts';
 
@@ -63,6 +65,8 @@ export interface WorkerOptions {
   readonly ignoreMs?: number;
   /** Finished rows are kept this long: they are the inbox. Default eight days. */
   readonly keepFinishedMs?: number;
+  /** Nothing is claimed while it is missing here. */
+  readonly needs?: Need;
   readonly log: Logger;
   readonly metrics: Metrics;
   /** The label of work_waiting and work_oldest_seconds. */
@@ -144,20 +148,30 @@ class LaneWorker implements Worker {
   readonly #claims: Claims;
   readonly #heartbeat: Heartbeat;
   readonly #upkeep: Upkeep;
+  readonly #need: NeedWatch | undefined;
   readonly #expiry: NodeJS.Timeout;
   readonly #retryTimers = new Set<NodeJS.Timeout>();
   #stopping = false;
 
   constructor(options: WorkerOptions, queue: WorkQueue, heartbeatMs: number) {
-    const { owner, leaseMs, formats, log } = options;
+    const { owner, leaseMs, formats, log, needs } = options;
     this.#options = options;
     this.queue = queue;
+    this.#need =
+      needs &&
+      new NeedWatch({
+        need: needs,
+        log,
+        onUnable: (reason) => this.#held.endUnable(reason),
+        onMet: () => this.#claims.wake(),
+      });
     this.#runs = new LaneRuns({
       options,
       queue: this.queue,
       held: this.#held,
       onOver: (lane, why) => this.#heartbeat.dropped(lane, why),
       onFree: () => this.#claims.wake(),
+      onUnable: () => this.#need?.missing(),
       onDueIn: (delayMs) => this.#wakeIn(delayMs),
     });
     this.#claims = new Claims({
@@ -166,6 +180,7 @@ class LaneWorker implements Worker {
       log,
       freeSlots: () => options.maxActive - this.#held.size - this.#runs.counts.stuck,
       mayTakeExpired: () => this.#heartbeat.mayTakeExpired,
+      mayClaim: () => this.#need?.met ?? true,
       onClaim: (claim, sentAt) => this.#runs.start(claim, sentAt),
     });
     this.#heartbeat = new Heartbeat({
@@ -186,6 +201,7 @@ class LaneWorker implements Worker {
     this.#heartbeat.start();
     this.#claims.start();
     this.#upkeep.start();
+    this.#need?.start();
     options.metrics.gauge(
       'worker_last_heartbeat_timestamp',
       { help: 'Unix time of the last heartbeat that renewed this process’s leases.' },
@@ -195,6 +211,16 @@ class LaneWorker implements Worker {
       'work_stuck_runs',
       { help: 'Runs that ignore their signal; each keeps a slot.', labels: ['queue'] },
       () => [{ value: this.#runs.counts.stuck, labels: { queue: options.queueName } }],
+    );
+    options.metrics.gauge(
+      'work_claims_paused',
+      {
+        help: '1 while this process claims nothing because what runs need is missing here.',
+        labels: ['queue'],
+      },
+      () => [
+        { value: this.#need === undefined || this.#need.met ? 0 : 1, labels: { queue: options.queueName } },
+      ],
     );
   }
 
@@ -289,5 +315,6 @@ class LaneWorker implements Worker {
     if (this.#runs.size > 0) this.#options.log.error('work.stop_overran', { runs: this.#runs.size });
     await this.#heartbeat.stop();
     clearInterval(this.#expiry);
+    this.#need?.stop();
   }
 }
