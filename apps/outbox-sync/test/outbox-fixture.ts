@@ -73,7 +73,7 @@ export async function outboxFixture(): Promise<OutboxFixture> {
   return {
     testDatabase,
     async relay(env = {}) {
-      const service = await spawnService('outbox-sync', { ...environment, ...env });
+      const service = await spawnService('outbox-sync', { ...environment, ...env }, { timeoutMs: 40_000 });
       started.push(service);
       return service;
     },

@@ -15,7 +15,7 @@ async function allPublished(outbox: OutboxFixture): Promise<{ repeats: number }>
 
 const someSessions = (count: number) => Array.from({ length: count }, () => newId());
 
-describe('first copies are in the order of their rows', () => {
+describe('first copies are in the order of their rows', { timeout: 60_000 }, () => {
   it('of three processes that write to the same keys at once beside a relay', async () => {
     await using outbox = await outboxFixture();
     await outbox.relay();
@@ -79,7 +79,7 @@ describe('first copies are in the order of their rows', () => {
   );
 });
 
-describe.concurrent('first copies are in the order of their rows', () => {
+describe.concurrent('first copies are in the order of their rows', { timeout: 60_000 }, () => {
   it.for(['SIGKILL', 'SIGSTOP'] as const)(
     'of a relay that gets a %s between the answer and the deletion, when another has its slots',
     async (signal, { expect }) => {

@@ -5,7 +5,7 @@ import { waitFor } from '@signalbox/testkit/wait';
 import { describe, it } from 'vitest';
 import { message, outboxFixture } from './outbox-fixture.ts';
 
-describe.concurrent('outbox-sync', () => {
+describe.concurrent('outbox-sync', { timeout: 60_000 }, () => {
   it('publishes rows that were given up and rows whose process died after its commit', async ({ expect }) => {
     await using outbox = await outboxFixture();
     const relay = await outbox.relay();

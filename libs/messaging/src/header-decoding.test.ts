@@ -36,7 +36,7 @@ describe('the headers of a record, as kafkajs decodes them', () => {
     const many = Array.from({ length: 50_000 }, (_, n) => [`h${n}`, 'v'] as const);
     const began = performance.now();
     expect(Object.keys(decode(many)).length).toBe(50_000);
-    expect(performance.now() - began).toBeLessThan(1_000); // kafkajs' own: six minutes
+    expect(performance.now() - began).toBeLessThan(5_000); // 30 ms; kafkajs' own takes six minutes
   });
 
   it('are all there, in their order, whatever their names', () => {

@@ -6,6 +6,7 @@ import { waitFor } from '@signalbox/testkit/wait';
 import { afterAll, beforeAll, describe, it } from 'vitest';
 import { createEffects } from '../test/effects.ts';
 import { inbound, type Process, Stack } from '../test/stack.ts';
+import { partitionOf } from './murmur2.ts';
 
 let stack: Stack;
 let sender: Process;
@@ -31,7 +32,7 @@ function start(
       KAFKA_GROUP_ID: prefix.replace(/\.$/, ''),
       KAFKA_REQUEST_TIMEOUT_MS: '1000',
     },
-    { entry: new URL('../test/sample-service.ts', import.meta.url), args: [run, ...args] },
+    { entry: new URL('../test/sample-service.ts', import.meta.url), args: [run, ...args], timeoutMs: 40_000 },
   );
 }
 
@@ -62,16 +63,35 @@ const unready = (service: SpawnedService) =>
     (ready) => !ready,
     { timeoutMs: 15_000, label: 'unready' },
   );
+const counts = (partitions: unknown, count: number) =>
+  Array.isArray(partitions) && partitions.length === count;
+/** Waits until so many partitions are the service's, and says which they are. */
+async function assigned(service: SpawnedService, count: number): Promise<readonly unknown[]> {
+  const { partitions } = await waitFor(
+    () => service.logs.findLast(({ event }) => event === 'consumer.assigned') ?? { partitions: [] },
+    (last) => counts(last.partitions, count),
+    { timeoutMs: 20_000, label: `${count} partitions` },
+  );
+  return Array.isArray(partitions) ? partitions : [];
+}
+function sessionIn(partitions: readonly unknown[]): string {
+  for (;;) {
+    const session = newId();
+    if (partitions.includes(partitionOf(`acme:${session}`, 6))) return session;
+  }
+}
 const restarts = (service: SpawnedService) =>
   service.metric('consumer_restarts_total', { consumer: 'conversation.inbound' });
 
-describe.concurrent('a process whose consumer does not go on', { timeout: 60_000 }, () => {
+describe.concurrent('a process whose consumer does not go on', { timeout: 90_000 }, () => {
   it('because a handler hangs: unready, out of the group so that another has its records, and at last exit 70', async ({
     expect,
   }) => {
     await using service = await start('hang', ['plain', '3000']);
-    await service.ready();
-    const session = newId();
+    await using other = await start('hang', ['steady']);
+    const own = await assigned(service, 3);
+    await assigned(other, 3);
+    const session = sessionIn(own);
     await send(session, 'before');
     await taken('hang', session, 'before');
     await send(session, 'hang hang', 'behind');
@@ -79,11 +99,12 @@ describe.concurrent('a process whose consumer does not go on', { timeout: 60_000
     await unready(service);
     await service.log('consumer.rebuilding', ({ why }) => why === 'handler hangs');
     expect(await restarts(service)).toBe(1);
-    await using other = await start('hang', ['steady']);
     await taken('hang', session, 'behind');
-    expect(service.exit()).toBeUndefined();
     expect(await effects('hang', session)).toEqual(['before', 'hang hang', 'behind']);
-    await service.log('consumer.given_up');
+    const end = await service.log('consumer.given_up');
+    const took = other.logs.findLast(({ event }) => event === 'consumer.assigned');
+    expect(took?.partitions).toHaveLength(6);
+    expect(Date.parse(String(took?.timestamp))).toBeLessThan(Date.parse(String(end.timestamp)));
     expect((await service.exited).code).toBe(70);
     await other.ready();
   });
@@ -131,18 +152,12 @@ describe.concurrent('a process whose consumer does not go on', { timeout: 60_000
     await all('1');
     await Promise.all(sessions.map((session) => taken('asleep', session, '1')));
     await using b = await start('asleep');
-    await b.log(
-      'consumer.assigned',
-      ({ partitions }) => Array.isArray(partitions) && partitions.length === 3,
-    );
+    await assigned(b, 3);
     a.kill('SIGSTOP');
     await all('2');
     await all('3');
     // The session of the one that sleeps times out, and the other has all partitions.
-    await b.log(
-      'consumer.assigned',
-      ({ partitions }) => Array.isArray(partitions) && partitions.length === 6,
-    );
+    await assigned(b, 6);
     await Promise.all(sessions.map((session) => taken('asleep', session, '3')));
     a.kill('SIGCONT');
     await waitFor(
