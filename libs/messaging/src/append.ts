@@ -2,10 +2,11 @@ import type { SourceTopicName } from '@signalbox/contracts/topics';
 import { asFault, fault } from '@signalbox/faults/fault';
 import type { Database } from '@signalbox/postgres/database';
 import type { Logger } from '@signalbox/telemetry/telemetry';
+import { createBatchSize } from './batch-size.ts';
 import { fileDeadLetter } from './dead-letters.ts';
 import type { IntakeRecord, RecordHead } from './decode-record.ts';
 import type { BatchOutcome, BatchProcessor, FetchedBatch } from './fetched-batch.ts';
-import { HandlerBound } from './handler-bound.ts';
+import { HandlerBound, handlerMs } from './handler-bound.ts';
 import { declares } from './intake.ts';
 import type { MessagingMetrics } from './messaging-metrics.ts';
 import type { Outbox } from './outbox.ts';
@@ -53,7 +54,8 @@ const buryMs = 3_000;
 
 /** The runner without a transaction: partitions beside each other, each strictly in offset order. */
 export function createAppend(options: AppendOptions): BatchProcessor {
-  const { topic, maxBatch, log, metrics } = options;
+  const { topic, log, metrics } = options;
+  const size = createBatchSize(options.maxBatch, handlerMs);
   /** By partition: nothing else of a partition is appended beside a handler that is late. */
   const bound = new HandlerBound(topic, log);
 
@@ -98,13 +100,14 @@ export function createAppend(options: AppendOptions): BatchProcessor {
   }
 
   async function process(batch: FetchedBatch): Promise<BatchOutcome> {
-    for (let at = 0; at < batch.records.length; at += maxBatch) {
+    for (let at = 0; at < batch.records.length; ) {
       if (!batch.isCurrent() || (at > 0 && !(await batch.heartbeat()))) break;
       const startedAt = performance.now();
       const spent = () => (performance.now() - startedAt) / 1_000;
       const items = batch.records
-        .slice(at, at + maxBatch)
+        .slice(at, at + size.limit)
         .map((raw) => toItem(topic, batch.partition, raw, options.accepts));
+      at += items.length;
       const open = new Set(items);
       try {
         await settleInOrder(
@@ -121,8 +124,11 @@ export function createAppend(options: AppendOptions): BatchProcessor {
           },
         );
         metrics.processed(topic, 'ok', spent());
+        size.told('ok', items.length, spent() * 1_000);
       } catch (error) {
         metrics.processed(topic, 'away', spent());
+        if (size.told('away', open.size, spent() * 1_000))
+          log.warning('consumer.batch_halved', { error, topic, records: size.limit });
         for (const item of open) endSpan(item, error);
         return { kind: 'away', error };
       }

@@ -2,7 +2,7 @@ import { fault } from '@signalbox/faults/fault';
 import type { Logger } from '@signalbox/telemetry/telemetry';
 
 /** Under the shortest session timeout (6 s), with room for the dead letter after it. */
-const handlerMs = 4_000;
+export const handlerMs = 4_000;
 
 /**
  * The time that handlers of one subscription get. A client neither heartbeats nor stops while a handler hangs (kafkajs

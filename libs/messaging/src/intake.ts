@@ -4,6 +4,7 @@ import { failPoint } from '@signalbox/lifecycle/fail-point';
 import type { Database, Transaction } from '@signalbox/postgres/database';
 import type { Logger } from '@signalbox/telemetry/telemetry';
 import { inSpan } from '@signalbox/telemetry/trace';
+import { createBatchSize } from './batch-size.ts';
 import { fileDeadLetter } from './dead-letters.ts';
 import type { IntakeRecord, RecordHead } from './decode-record.ts';
 import type { BatchOutcome, BatchProcessor, FetchedBatch } from './fetched-batch.ts';
@@ -66,7 +67,8 @@ const lane = 0;
  * for all of it, at most maxBatch records, one transaction at a time.
  */
 export function createIntake(options: IntakeOptions): BatchProcessor {
-  const { topic, maxBatch, log, metrics } = options;
+  const { topic, log, metrics } = options;
+  const size = createBatchSize(options.maxBatch, transactionMs);
   const jobs: Job[] = [];
   let pumping = false;
   const bound = new HandlerBound(topic, log);
@@ -79,7 +81,7 @@ export function createIntake(options: IntakeOptions): BatchProcessor {
     pumping = false;
   }
 
-  /** The next records of the waiting jobs, up to maxBatch; drops jobs that are finished or no longer current. */
+  /** The next records of the waiting jobs, as many as may be handled together now; drops jobs that are finished or no longer current. */
   async function gather(): Promise<{ job: Job; item: Item }[]> {
     const round: { job: Job; item: Item }[] = [];
     for (const job of [...jobs]) {
@@ -87,12 +89,12 @@ export function createIntake(options: IntakeOptions): BatchProcessor {
         end(job, { kind: 'done' });
         continue;
       }
-      for (let at = job.next; at < job.batch.records.length && round.length < maxBatch; at += 1) {
+      for (let at = job.next; at < job.batch.records.length && round.length < size.limit; at += 1) {
         const raw = job.batch.records[at];
         if (raw !== undefined)
           round.push({ job, item: toItem(topic, job.batch.partition, raw, options.accepts) });
       }
-      if (round.length >= maxBatch) break;
+      if (round.length >= size.limit) break;
     }
     return round;
   }
@@ -126,8 +128,11 @@ export function createIntake(options: IntakeOptions): BatchProcessor {
         settled,
       );
       outcome('ok');
+      size.told('ok', round.length, performance.now() - startedAt);
     } catch (error) {
       outcome('away');
+      if (size.told('away', jobOf.size, performance.now() - startedAt))
+        log.warning('consumer.batch_halved', { error, topic, records: size.limit });
       for (const [item] of jobOf) endSpan(item, error);
       for (const job of new Set(jobOf.values())) end(job, { kind: 'away', error });
     }
