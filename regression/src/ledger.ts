@@ -1,4 +1,5 @@
 import { existsSync, readFileSync } from 'node:fs';
+import { setTimeout as delay } from 'node:timers/promises';
 import { waitFor } from '@signalbox/testkit/wait';
 import type { Cluster } from './cluster.ts';
 import { follow } from './follower.ts';
@@ -14,8 +15,9 @@ export interface Figures {
   readonly finals: number;
   /** Turns that at least once were taken over or tried again. */
   readonly resumedTurns: number;
-  /** Tries of posts after their first. */
+  /** Tries of posts after their first, and those of them that followed on a 429 or 503. */
   readonly postRetries: number;
+  readonly postRefusals: number;
   readonly reconnects: number;
   readonly toolRuns: number;
   /** Calls of tools that may run once only, told as `unknown`. */
@@ -28,7 +30,10 @@ export interface Figures {
 
 export interface Traffic {
   readonly sessions: number;
+  /** Of each session; `Infinity` for as many as go out until it is told to end. */
   readonly messages: number;
+  /** No message is posted after it has aborted. */
+  readonly until?: AbortSignal;
   /** Taken in turn. All when left out. */
   readonly kinds?: readonly MessageKind[];
   readonly toolMs?: number;
@@ -78,7 +83,7 @@ export function createLedger(cluster: Cluster): Ledger {
   return {
     talks,
     open,
-    async traffic({ sessions, messages, kinds = messageKinds, pauseMs = 0, toolMs, words }) {
+    async traffic({ sessions, messages, kinds = messageKinds, pauseMs = 0, toolMs, words, until }) {
       const options = {
         toolLog: cluster.toolLog,
         ...(toolMs === undefined ? {} : { toolMs }),
@@ -87,10 +92,11 @@ export function createLedger(cluster: Cluster): Ledger {
       await Promise.all(
         Array.from({ length: sessions }, async (_, session) => {
           const talk = open(session % 2 === 0 ? 0 : 1, session % 3 === 0 ? { hopAfter: 5 } : {});
-          for (let index = 0; index < messages; index += 1) {
+          for (let index = 0; index < messages && until?.aborted !== true; index += 1) {
             const kind = kinds[(session + index) % kinds.length] ?? 'plain';
             await talk.say(makeMessage(kind, options));
-            if (pauseMs > 0) await new Promise((resolve) => setTimeout(resolve, pauseMs));
+            if (pauseMs > 0)
+              await delay(pauseMs, undefined, { ...(until && { signal: until }) }).catch(() => undefined);
           }
         }),
       );
@@ -229,6 +235,7 @@ function figuresOf(cluster: Cluster, talks: readonly Talk[]): Figures {
         .map(({ data }) => data.turn_id),
     ).size,
     postRetries: all.reduce((sum, { accepted }) => sum + accepted.retries, 0),
+    postRefusals: all.reduce((sum, { accepted }) => sum + accepted.refusals, 0),
     reconnects: talks.reduce((sum, { follower }) => sum + (follower?.reconnects ?? 0), 0),
     toolRuns: all.reduce((sum, { accepted: { message } }) => {
       return sum + (runs.get(`${message.tool} ${message.token}`) ?? 0);

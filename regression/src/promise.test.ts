@@ -9,7 +9,15 @@ const other = makeMessage('plain', { toolLog: '/tmp/tools.log', words: 3 });
 const text = (of: typeof message) => `${of.token} w0 w1 w2`;
 
 function accepted(turnId: string, of = message): Accepted {
-  return { message: of, turnId, eventId: `e-${turnId}`, postedAtMs: 0, acceptedAtMs: 10, retries: 0 };
+  return {
+    message: of,
+    turnId,
+    eventId: `e-${turnId}`,
+    postedAtMs: 0,
+    acceptedAtMs: 10,
+    retries: 0,
+    refusals: 0,
+  };
 }
 
 type Given = readonly [type: string, turnId: string, fields?: Record<string, unknown>];

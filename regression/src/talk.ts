@@ -13,6 +13,8 @@ export interface Accepted {
   readonly acceptedAtMs: number;
   /** Tries of the post after the first. */
   readonly retries: number;
+  /** Those that were answered 429 or 503; the others were not answered. */
+  readonly refusals: number;
 }
 
 export interface TalkOptions {
@@ -53,7 +55,7 @@ export function startTalk(options: TalkOptions): Talk {
       ...(sessionId === undefined ? {} : { session_id: sessionId }),
       ...extra,
     };
-    const { answer, retries } = await persistently(() =>
+    const { answer, retries, refusals } = await persistently(() =>
       send(`${url}/v1/session/message`, {
         key: tenant.key,
         body,
@@ -70,6 +72,7 @@ export function startTalk(options: TalkOptions): Talk {
       postedAtMs,
       acceptedAtMs: performance.now(),
       retries,
+      refusals,
     };
     accepted.push(one);
     sessionId = ids.session_id;
@@ -103,12 +106,23 @@ export function startTalk(options: TalkOptions): Talk {
   };
 }
 
-/** Repeats what was not answered, or answered with 429 or 503, as a client that honours Retry-After within reason. */
-async function persistently(ask: () => Promise<Answer>): Promise<{ answer: Answer; retries: number }> {
+/**
+ * Repeats what was not answered, or answered with 429 or 503, as a client that honours Retry-After within reason. Throws
+ * when a refusal does not say when to come back.
+ */
+async function persistently(
+  ask: () => Promise<Answer>,
+): Promise<{ answer: Answer; retries: number; refusals: number }> {
   const startedAt = performance.now();
+  let refusals = 0;
   for (let retries = 0; ; retries += 1) {
     const answer = await ask().catch(() => undefined);
-    if (answer !== undefined && !tryAgain.has(answer.status)) return { answer, retries };
+    if (answer !== undefined) {
+      if (!tryAgain.has(answer.status)) return { answer, retries, refusals };
+      refusals += 1;
+      if (answer.headers['retry-after'] === undefined)
+        throw new Error(`a post was answered ${answer.status} without Retry-After: ${answer.body}`);
+    }
     if (performance.now() - startedAt > postBoundMs)
       throw new Error(
         `a post was not accepted in ${postBoundMs} ms, last: ${answer?.status} ${answer?.body}`,
