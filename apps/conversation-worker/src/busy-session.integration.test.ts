@@ -21,9 +21,9 @@ afterAll(async () => {
 const slowly = `slowly ${Array.from({ length: 50 }, (_, at) => `w${at}`).join(' ')}`;
 
 /** A turn that streams for two seconds unless somebody ends it. */
-async function running(sessionId = newId()): Promise<Posted> {
+async function running(sessionId = newId(), text = slowly): Promise<Posted> {
   await conversation.faults({ match: 'slowly', tokensPerSecond: 25 });
-  const posted = await conversation.post(`say ${slowly}`, { sessionId });
+  const posted = await conversation.post(`say ${text}`, { sessionId });
   await conversation.event(posted.turnId, 'assistant.delta', 10_000, 1);
   return posted;
 }
@@ -330,5 +330,31 @@ describe('cancel', () => {
         ]),
       (rows) => rows.length === 1,
     );
+  });
+});
+
+describe('a session whose turn another process holds', { timeout: 60_000 }, () => {
+  test('is told at once of turns that wait, are rejected, or are ended before they ran', async () => {
+    await worker[Symbol.asyncDispose]();
+    await using holder = await conversation.worker({ TURN_LEASE_MS: '60000' });
+    // Longer than the other needs to be there.
+    const first = await running(newId(), Array.from({ length: 20 }, () => slowly).join(' '));
+    holder.kill('SIGSTOP');
+    worker = await conversation.worker();
+    const { sessionId } = first;
+    const second = await conversation.post('say second', { sessionId });
+    const queued = await conversation.event(second.turnId, 'turn.queued');
+    expect(queued.value).toMatchObject({ position: 1, strategy: 'enqueue' });
+    const third = await conversation.post('say third', { sessionId, strategy: 'reject' });
+    expect((await rejected(third.turnId)).value.busy_turn_id).toBe(first.turnId);
+    await conversation.cancel(sessionId, { turnId: second.turnId });
+    await cancelled(second.turnId);
+    const fourth = await conversation.post('say fourth', { sessionId, strategy: 'interrupt' });
+    await conversation.event(fourth.turnId, 'turn.queued');
+    holder.kill('SIGCONT');
+    // It hears of its own turn with its next heartbeat.
+    expect((await cancelled(first.turnId)).value).toMatchObject({ by: fourth.eventId, attempt: 1 });
+    await conversation.final(fourth.turnId);
+    expectStands(await cancelled(first.turnId));
   });
 });

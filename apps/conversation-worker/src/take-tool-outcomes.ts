@@ -40,12 +40,13 @@ export function takeToolResults(parts: TakeOutcomesParts): IntakeHandler {
 /**
  * Stores outcomes and lets their turns go on, in the caller's transaction:
  *
- *   store       each outcome once: the step's row is the inbox. Late and repeated ones change nothing else.
+ *   store       the lane's lock, then each outcome once: the step's row is the inbox. Late and repeated ones change
+ *               nothing else, those of a cancelled turn among them.
  *   resume      pending − 1; at 0 the turn is ready, and claimed and opened at once where a slot is free.
  *   tool.result through the outbox. The turn is parked, so nobody holds the lane; the row is in the session's order
- *               because resume has taken the lane's lock, and another holder claims after the commit. The lane before
- *               the outbox, as everywhere: the other way round this and an intake of a message of the session that
- *               tells turn.queued would wait for each other.
+ *               because this transaction has the lane's lock, and another holder claims after the commit. The lane
+ *               before the steps and both before the outbox, as everywhere: the other way round this and an intake of a
+ *               message, or the end of a cancelled turn, would wait for each other.
  *
  * Resume and put share a round trip. After the commit the put's rows are queued first, and then the claimed run begins:
  * the worker learns of the claim when both are answered.
