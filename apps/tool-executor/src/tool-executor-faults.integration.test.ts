@@ -38,7 +38,7 @@ test('a stop waits for the call that runs, and leaves no process', async () => {
   expect(service.logs.map(({ event }) => event)).toEqual(
     expect.arrayContaining(['service.starting', 'config.validated', 'service.started', 'service.stopped']),
   );
-}, 40_000);
+}, 90_000);
 
 test('an outcome that cannot be stored now is stored when the database is back', async () => {
   await using service = await harness.start({ DATABASE_URL: proxy.url, TOOL_EXECUTOR_LEASE_MS: '20000' });
@@ -50,7 +50,7 @@ test('an outcome that cannot be stored now is stored when the database is back',
   await proxy.heal();
   expect((await harness.outcome(callId)).outcome).toBe('wall_limit'); // known, so not `unknown`
   await service.stop();
-}, 40_000);
+}, 90_000);
 
 test('routes answer at once while broker and database are black holes', async () => {
   await using service = await harness.start({ DATABASE_URL: proxy.url });
@@ -70,7 +70,7 @@ test('routes answer at once while broker and database are black holes', async ()
   }
   await proxy.heal();
   await service.ready();
-}, 40_000);
+}, 90_000);
 
 /*
  * A's started records may be acknowledged and not yet deleted when it dies; B's outcome then waits behind them for the
@@ -109,4 +109,4 @@ test('after a crash an idempotent call runs again under its key, any other is to
   }
   expect(await second.stop()).toMatchObject({ code: 0 });
   expect(await relay.stop()).toMatchObject({ code: 0 });
-}, 40_000);
+}, 90_000);

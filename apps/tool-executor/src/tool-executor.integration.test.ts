@@ -12,7 +12,10 @@ let service: SpawnedService;
 
 beforeAll(async () => {
   harness = await startHarness(tools);
-  service = await harness.start({ OTEL_EXPORTER_OTLP_ENDPOINT: collector.url });
+  service = await harness.start({
+    OTEL_EXPORTER_OTLP_ENDPOINT: collector.url,
+    TOOL_EXECUTOR_TIMEOUT_MS: '120000',
+  });
 });
 
 afterAll(async () => {
@@ -87,17 +90,17 @@ describe('what is not run is answered all the same', () => {
 
 test('limits are named, and calls beside them go on', async () => {
   const [spin, flood, heap] = await Promise.all(
-    ['spin', 'flood', 'heap'].map((tool) => harness.ask({ tool })),
+    ['spin', 'flood', 'heap'].map((tool) => harness.ask({ tool, deadlineMs: 120_000 })),
   );
   const echo = await harness.ask({ tool: 'echo', arguments: { text: 'meanwhile' } });
   expect((await harness.outcome(echo)).output).toBe('meanwhile');
   expect(harness.outcomes(spin ?? '')).toEqual([]);
-  expect(await harness.outcome(spin ?? '')).toMatchObject({
+  expect(await harness.outcome(spin ?? '', 1, 60_000)).toMatchObject({
     outcome: 'cpu_limit',
     error_code: 'TOOL_CPU_LIMIT',
   });
-  expect(await harness.outcome(heap ?? '')).toMatchObject({ outcome: 'memory_limit' });
-  const flooded = await harness.outcome(flood ?? '');
+  expect(await harness.outcome(heap ?? '', 1, 60_000)).toMatchObject({ outcome: 'memory_limit' });
+  const flooded = await harness.outcome(flood ?? '', 1, 60_000);
   expect(flooded).toMatchObject({ outcome: 'output_limit', truncated: true });
   expect(flooded.output.length).toBe(5_000);
   // It ran long enough to tell that it had started, before the outcome.
@@ -109,7 +112,7 @@ test('limits are named, and calls beside them go on', async () => {
     1,
   );
   expect(await service.metric('tool_executor_execution_seconds_count', { tool: 'spin' })).toBe(1);
-});
+}, 120_000);
 
 test("a tool's child that dies is an error, and the deadline bounds the wall time", async () => {
   const [die, sleep] = [
