@@ -42,6 +42,8 @@ export class Heartbeat {
   readonly #dropped = new Map<string, { fence: number; why: Dropped }>();
   #steadySince: number | undefined;
   #lastGoodAt: number | undefined;
+  /** Monotonic time at which the last good beat was sent. */
+  #goodSentAt = Number.NEGATIVE_INFINITY;
   #timer: NodeJS.Timeout | undefined;
   #beat: Promise<void> = Promise.resolve();
   #failing = false;
@@ -66,12 +68,15 @@ export class Heartbeat {
   }
 
   /**
-   * Whether expired leases may be taken: connected without a break for one lease time. After an outage of the database
-   * every lease has expired, and each owner must have had its time to renew before anybody takes from it.
+   * Whether expired leases may be taken: connected without a break for one lease time. After an outage of the database,
+   * or when everything stood still with this process, every lease has expired, and each owner must have had its time to
+   * renew before anybody takes from it.
    */
   get mayTakeExpired(): boolean {
     const { leaseMs, everyMs } = this.#options;
-    return this.#steadySince !== undefined && performance.now() - this.#steadySince > leaseMs + everyMs;
+    const now = performance.now();
+    if (this.#steadySince === undefined || now - this.#goodSentAt > leaseMs) return false;
+    return now - this.#steadySince > leaseMs + everyMs;
   }
 
   /** Remembers how the run of this lane ended; most have stored an outcome, and the next beat does not name the lane. */
@@ -103,7 +108,11 @@ export class Heartbeat {
     }
     if (this.#failing) log.info('work.heartbeat_back', {});
     this.#failing = false;
+    // A beat that was sent before a long stop of the process, and answered after it, is older than it looks.
+    if (sentAt - this.#goodSentAt > leaseMs || performance.now() - sentAt > leaseMs)
+      this.#steadySince = undefined;
     this.#steadySince ??= performance.now();
+    this.#goodSentAt = sentAt;
     this.#lastGoodAt = Date.now();
     held.renewed(lanes, sentAt, leaseMs);
     for (const lane of held.dropStuck(ignoreMs)) {
