@@ -15,7 +15,7 @@ export interface AppendEventsOptions {
   storeEvents(events: readonly StreamEvent[]): Promise<readonly StoredEvents[]>;
   readonly epoch: number;
   /** Events handed on, by what became of them. */
-  count(result: 'appended' | 'repeat', events: number): void;
+  count(result: 'appended' | 'repeat' | 'stale', events: number): void;
 }
 
 /** SQLSTATE classes that say the row is bad, not the moment: data exception, constraint violation, limit exceeded. */
@@ -49,7 +49,7 @@ export function createAppendEvents(options: AppendEventsOptions): AppendEvents {
       if (event === undefined) throw poisonRecord(record.offset, 'the event names no turn');
       events.push(event);
     }
-    const shown = await withoutRepeats(events);
+    const shown = await storedOnce(events);
     failPoint('stream.stored');
     await intoStreams(partition, footing, shown, last.offset);
     failPoint('stream.appended');
@@ -72,7 +72,8 @@ export function createAppendEvents(options: AppendEventsOptions): AppendEvents {
     await rebuild.reached(partition, footing, reached);
   }
 
-  async function withoutRepeats(events: readonly StreamEvent[]): Promise<readonly StreamEvent[]> {
+  /** Without what was sent twice, and what its turn has left behind: an older attempt, or one that has ended. */
+  async function storedOnce(events: readonly StreamEvent[]): Promise<readonly StreamEvent[]> {
     const kept = events.filter((event) => !isDeltaEvent(event.type));
     if (kept.length === 0) return events;
     const outcomes = await storeEvents(kept);
@@ -87,10 +88,12 @@ export function createAppendEvents(options: AppendEventsOptions): AppendEvents {
         );
       }
       if (outcome === 'failed') throw refused(sqlState);
-      if (outcome === 'repeat') left.add(event);
+      if (outcome === 'repeat' || outcome === 'stale') {
+        left.add(event);
+        count(outcome, 1);
+      }
     }
     if (left.size === 0) return events;
-    count('repeat', left.size);
     return events.filter((event) => !left.has(event));
   }
 

@@ -7,7 +7,7 @@ import type { StreamPosition } from './stream-id.ts';
 import { groupByTenant } from './tick-batcher.ts';
 
 /** What the database has made of an event; gateway.store_events tells each. */
-export type StoreOutcome = 'stored' | 'known' | 'repeat' | 'clash' | 'failed';
+export type StoreOutcome = 'stored' | 'known' | 'repeat' | 'stale' | 'clash' | 'failed';
 
 export interface StoredEvents {
   readonly outcome: StoreOutcome;
@@ -16,7 +16,7 @@ export interface StoredEvents {
 
 const storeStatement = {
   name: 'gateway_store_events',
-  text: 'select ord, outcome, detail from gateway.store_events($1,$2,$3,$4,$5,$6,$7,$8,$9,$10)',
+  text: 'select ord, outcome, detail from gateway.store_events($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11)',
 };
 
 /** Stores events in one statement, each answered at its place. Events of one call share an epoch. */
@@ -36,6 +36,7 @@ export async function storeEvents(
       rows.map((event) => event.at.position.toString()),
       rows.map((event) => event.eventId),
       rows.map((event) => event.turnId),
+      rows.map((event) => event.attempt),
       rows.map((event) => event.type),
       rows.map((event) => isTerminalEvent(event.type)),
       rows.map((event) => event.body),

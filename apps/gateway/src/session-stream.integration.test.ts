@@ -86,17 +86,18 @@ describe('appending', () => {
     expect((await streams.look({ tenant: 'acme', sessionId }, streamStart, 10)).prev).toBeUndefined();
   });
 
-  it('shows nothing of a holder that lost its lease', async () => {
+  it('shows no text of a holder that lost its lease, and lets no event of it that was kept change the turn', async () => {
     await append(event(1, { kind: 's' }), event(2, { text: 'from A ' }));
     await append(event(3, { kind: 'r', attempt: 2 }), event(4, { attempt: 2, text: 'from B ' }));
     // A wakes: its records lie behind B's in the log.
     await append(
       event(5, { at: 7, text: 'more of A' }),
-      event(6, { kind: 'e' }),
+      event(6, { kind: 's' }), // Postgres did not know better
       event(7, { attempt: 2, at: 7, text: 'B again' }),
+      event(8, { at: 0, text: 'A again' }),
     );
     const { ids } = await shown();
-    expect(ids).toEqual(['1-1', '1-2', '1-3', '1-4', '1-7']);
+    expect(ids).toEqual(['1-1', '1-2', '1-3', '1-4', '1-6', '1-7']);
   });
 
   it('lets the text of a takeover begin where turn.resumed says', async () => {
@@ -123,7 +124,7 @@ describe('appending', () => {
     expect((await shown()).text).toBe('four');
   });
 
-  it('drops text of an ended turn but shows its late events', async () => {
+  it('drops text of an ended turn and keeps its events, of which Postgres has decided', async () => {
     const next = newId();
     await append(event(1, { kind: 's' }), event(2, { text: 'done' }), event(3, { kind: 'x' }));
     await append(

@@ -26,9 +26,11 @@ end
  *
  * For each event of a session, in order:
  * - an id not above the last one is a redelivery: ignored;
- * - an attempt below the one shown belongs to a holder that lost its lease, as does text of an ended turn: dropped.
+ * - text of an attempt below the one shown belongs to a holder that lost its lease, as does text of an ended turn: dropped.
  *     holder A (attempt 1) stalls → B takes over: turn.resumed (attempt 2) → A wakes and sends → its records are in the
- *     log, behind B's, and are not shown;
+ *     log, behind B's, and are not shown.
+ *   Of any other event Postgres has decided that (gateway.store_events), so that stream and refill show the same: what
+ *   comes here is kept, and only does not become what the stream knows of its turn;
  * - only what a turn's holder sends while it runs (`s`, `r`, text) makes it the open one. Others say things of other turns
  *   in the middle of its text, and none of them may touch it: its later text would be that of an ended turn.
  *     T1 runs → T2 and T3 wait behind it → T2 is cancelled → T1's next delta
@@ -85,7 +87,7 @@ local function append(entriesKey, stateKey, channel, from, to)
     local e, p, kind, id, a = tonumber(ARGV[i]), tonumber(ARGV[i + 1]), ARGV[i + 2], ARGV[i + 4], tonumber(ARGV[i + 5])
     local at, points, body = tonumber(ARGV[i + 6]), tonumber(ARGV[i + 7]), ARGV[i + 8]
     if e > epoch or (e == epoch and p > position) then
-      local keep, piece = true, kind == 'd' or kind == 't'
+      local keep, late, piece = true, false, kind == 'd' or kind == 't'
       if kind == 'q' then
         keep = true
       elseif id ~= turn and string.find(ended, id, 1, true) then
@@ -99,13 +101,13 @@ local function append(entriesKey, stateKey, channel, from, to)
           finish(turn)
           turn, attempt = id, a
           shown.d, shown.t = -1, -1
-        elseif a < attempt then
-          keep = false
+        elseif a < attempt and kind ~= 'x' and kind ~= 'c' then
+          keep, late = not piece, true
         elseif a > attempt then
           attempt = a
           shown.d, shown.t = -1, -1
         end
-        if keep then
+        if not late then
           if kind == 's' then shown.d, shown.t = 0, 0
           elseif kind == 'r' then shown.d, shown.t = at, -1
           elseif kind == 'x' or kind == 'c' then

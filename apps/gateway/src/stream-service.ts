@@ -53,7 +53,7 @@ export function createStreamService(parts: {
     help: 'Partitions that were appended again because Redis had been emptied.',
   });
   const events = metrics.counter('gateway_stream_events_total', {
-    help: 'Events of conversation.outbound by what became of them: appended, or repeat on the wire.',
+    help: 'Events of conversation.outbound by what became of them: appended, repeat on the wire, or stale.',
     labels: ['result'],
   });
   const slots = createSlots(refillsAtOnce);
