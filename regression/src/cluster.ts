@@ -25,6 +25,8 @@ export interface ClusterOptions {
   /** Settings of all services, and of one. */
   readonly settings?: Readonly<Record<string, string>>;
   readonly settingsOf?: Readonly<Partial<Record<ServiceName, Readonly<Record<string, string>>>>>;
+  /** Settings of one replica (`gateway-1`) at its first start alone. */
+  readonly firstSettings?: Readonly<Record<string, Readonly<Record<string, string>>>>;
 }
 
 export interface Tenant {
@@ -163,6 +165,7 @@ async function start(
     await Promise.all(replicas.filter((each) => !each.running).map((each) => each.start(more)));
     await Promise.all(replicas.map((each) => each.ready(30_000)));
   };
+  await Promise.all(replicas.map((each) => each.start(options.firstSettings?.[each.name])));
   await mend();
   await waitForTools(database);
 

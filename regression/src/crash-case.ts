@@ -55,7 +55,7 @@ export async function runCrashCase(cluster: Cluster, crash: CrashCase): Promise<
     await replica.atFailPoint();
     await breakIt(replica, crash.breakage, crash.point);
     await posted;
-    await ledger.ended(40_000);
+    await ledger.ended(60_000);
     return await ledger.check();
   } catch (error) {
     const what = `${crash.point} of ${crash.at}, ${crash.breakage}`;

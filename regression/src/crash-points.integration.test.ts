@@ -16,9 +16,19 @@ const rounds: readonly Readonly<Record<string, FailPointName>>[] = [
   { 'gateway-1': 'stream.appended', 'worker-1': 'turn.deltas_acknowledged', 'executor-1': 'call.done' },
 ];
 
+const orders = (armed: Readonly<Record<string, FailPointName>>) =>
+  Object.entries(armed).map(([name, point]) => [name, { FAIL_POINT: `${point}:2` }] as const);
+
 let cluster: Cluster;
 beforeAll(async () => {
-  cluster = await startCluster({ proxies: false });
+  cluster = await startCluster({
+    proxies: false,
+    firstSettings: {
+      ...Object.fromEntries(orders(rounds[0] ?? {})),
+      // Leaves its rows to the relays: without it they would have no work to die at.
+      'gateway-2': { OUTBOX_FAST_MAX_ROWS: '1' },
+    },
+  });
   cluster.model.setFaults([{ tokensPerSecond: 200 }]);
 }, 90_000);
 afterAll(() => cluster?.close(), 30_000);
@@ -30,15 +40,12 @@ describe.each(rounds.map((armed) => ({ armed })))('while processes are killed', 
     const ledger = createLedger(cluster);
     try {
       await Promise.all(
-        Object.entries(armed).map(async ([name, point]) => {
+        orders(armed).map(async ([name, order]) => {
           const replica = cluster.replica(name);
-          if (replica.running) await replica.stop();
-          await replica.start({ FAIL_POINT: `${point}:2` });
+          if (!replica.running) await replica.start(order);
           await replica.ready();
         }),
       );
-      // This one leaves its rows to the relays: without it they would have no work to die at.
-      if ('relay-1' in armed) await cluster.replica('gateway-2').restart({ OUTBOX_FAST_MAX_ROWS: '1' });
       await ledger.traffic({ sessions: 10, messages: 3 });
       await Promise.all(Object.keys(armed).map((name) => cluster.replica(name).gone()));
       figures = await ledger.check();

@@ -28,6 +28,15 @@ beforeAll(async () => {
 });
 afterAll(() => cluster?.close());
 
+describe.each(places.filter(([point]) => point.startsWith('stream.')))('at %s of %s', (point, at) => {
+  test('cut off from Redis: every reader has the same events, in order', async () => {
+    const traffic = { sessions: 20, messages: 3, toolMs: 20 };
+    const figures = await runCrashCase(cluster, { point, at, breakage: 'cut off from Redis', traffic });
+    console.log(JSON.stringify({ point, at, breakage: 'cut off from Redis', ...figures }));
+    expect(figures.finals).toBe(60);
+  });
+});
+
 describe.each(places)('at %s of %s', (point, at) => {
   beforeAll(async () => {
     // A gateway that may hold one row on the fast path leaves all others to the relays: else they would have no work.

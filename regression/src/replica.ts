@@ -123,7 +123,7 @@ export async function createReplica(options: ReplicaOptions): Promise<Replica> {
         { timeoutMs, label: `the end of ${name}` },
       );
     },
-    async atFailPoint(timeoutMs = 15_000) {
+    async atFailPoint(timeoutMs = 30_000) {
       await waitFor(
         () => present().logs.some(({ event }) => event === 'fail_point.reached'),
         (reached) => reached,
