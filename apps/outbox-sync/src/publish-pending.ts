@@ -46,11 +46,14 @@ export function createRelay(options: RelayOptions): Relay {
   let lastRoundAt = Date.now();
   let missing: { readonly topics: readonly TopicName[]; readonly until: number } = { topics: [], until: 0 };
   const wakers = new Set<() => void>();
+  /** Notifications so far: one that comes during a round must not be slept over. */
+  let notified = 0;
 
   async function runShare(share: number, signal: AbortSignal): Promise<void> {
     const sent = new Map<bigint, StoredRow>();
     while (!signal.aborted) {
       let found = 0;
+      const notifiedBefore = notified;
       try {
         found = await round(share, sent, signal);
         lastRoundAt = Date.now();
@@ -58,7 +61,7 @@ export function createRelay(options: RelayOptions): Relay {
         log.warning('relay.round_failed', { error });
         await sleep(pollMs, signal);
       }
-      if (found === 0) await rest(signal);
+      if (found === 0 && notified === notifiedBefore) await rest(signal);
     }
   }
 
@@ -147,6 +150,7 @@ export function createRelay(options: RelayOptions): Relay {
       database.listen(
         givenUpChannel,
         () => {
+          notified += 1;
           for (const wake of wakers) wake();
         },
         signal,
