@@ -120,7 +120,10 @@ export function streamRoutes(server: HttpServer, options: StreamRouteOptions): v
   );
 
   /** Decided before the upgrade, so that a refusal is a reply with a status and not a closed socket. */
-  const beginnings = new WeakMap<FastifyRequest['raw'], { session: SessionRef; after: StreamPosition }>();
+  const beginnings = new WeakMap<
+    FastifyRequest['raw'],
+    { session: SessionRef; after: StreamPosition; given: boolean }
+  >();
   // With `wsHandler` beside `handler` the route stays in the OpenAPI document, which `websocket: true` takes it out of.
   server.route({
     method: 'GET',
@@ -131,14 +134,15 @@ export function streamRoutes(server: HttpServer, options: StreamRouteOptions): v
       operationId: 'streamSocket',
       summary: 'WebSocket of a session',
       description:
-        'Text messages {"id","event","data"}: the events of the event stream, resumed by last_event_id, where 0-0 is before the first event of the session. What a client sends is ignored.',
+        'Text messages {"id","event","data"}: the events of the event stream, resumed by last_event_id, where 0-0 is before the first event of the session. Without it the first message is {"id"} alone: where the stream begins. What a client sends is ignored.',
       response: { 101: { description: 'Upgraded.', type: 'null' } },
     },
     preHandler: async (request) => {
       if (!request.ws) throw fault('MALFORMED_REQUEST', 'this path takes WebSocket upgrades only');
       const session = sessionOf(request, request.params.id);
-      const after = await beginningOf(session, lastEventIdOf(request, request.query.last_event_id));
-      beginnings.set(request.raw, { session, after });
+      const lastEventId = lastEventIdOf(request, request.query.last_event_id);
+      const after = await beginningOf(session, lastEventId);
+      beginnings.set(request.raw, { session, after, given: lastEventId !== undefined });
     },
     handler: () => undefined,
     wsHandler: (socket, request) => {
@@ -149,6 +153,7 @@ export function streamRoutes(server: HttpServer, options: StreamRouteOptions): v
         maxBufferedBytes: options.maxBufferedBytes,
       });
       if (stream.closed.aborted) return;
+      if (!beginning.given) stream.send(`{"id":"${formatStreamId(beginning.after)}"}`); // as in the event stream
       open.websocket += 1;
       stream.closed.addEventListener('abort', () => {
         open.websocket -= 1;

@@ -264,7 +264,12 @@ describe('WebSocket', () => {
     await fixture.publish('acme', sessionId, turnEvents(turnId, ['to ', 'both']));
     const events = await whole(sessionId);
     const expected = events.map(({ id, event, data }) => ({ id, event, data }));
-    expect(await live.until((messages) => messages.length === expected.length)).toEqual(expected);
+    const [place, ...shown] = await live.until((messages) => messages.length === expected.length + 1);
+    expect(place).toEqual({ id: expect.stringMatching(/^\d+-\d+$/) }); // where it begins, before there is an event
+    expect(shown).toEqual(expected);
+    const again = await open(second, sessionId, `?last_event_id=${(place as { id: string }).id}`);
+    expect(await again.until((messages) => messages.length === expected.length)).toEqual(expected);
+    await again.close();
     const resumed = await open(second, sessionId, `?last_event_id=${expected[1]?.id}`);
     expect(await resumed.until((messages) => messages.length === expected.length - 2)).toEqual(
       expected.slice(2),
