@@ -2,7 +2,7 @@ import { newId } from '@signalbox/contracts/ids';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { slots } from '../test/outbox-stack.ts';
 import { inbound, type Process, Stack } from '../test/stack.ts';
-import { deleteRows, foreignRows, putRows, type StoredRow, staleRows } from './outbox-sql.ts';
+import { deleteRows, foreignRows, giveUpRows, putRows, type StoredRow, staleRows } from './outbox-sql.ts';
 import { toRecord } from './outgoing.ts';
 
 const topic = 'conversation.inbound';
@@ -66,4 +66,29 @@ it('reads at most 16 MB of a key that is adopted, lowest first', async () => {
     [...first, ...second].map(({ id }) => id).toSorted((a, b) => Number(a - b)),
   );
   await deleteRows(process.database, second);
+});
+
+it('deletes and gives up the same rows from two sides in whatever order, and nobody waits in a circle', async () => {
+  const writer = newId();
+  for (let round = 0; round < 15; round += 1) {
+    const sessions = Array.from({ length: 200 }, () => newId());
+    const rows = await put(
+      sessions.flatMap((session) => [
+        [session, 'one'],
+        [session, 'two'],
+      ]),
+      writer,
+    );
+    const keys = sessions.map((session) => ({ topic, key: `acme:${session}`, fromId: 0n }) as const);
+    await Promise.all([
+      giveUpRows(process.database, writer, keys),
+      deleteRows(process.database, rows),
+      deleteRows(process.database, rows.toReversed()),
+      deleteRows(
+        process.database,
+        rows.toSorted(() => Math.random() - 0.5),
+      ),
+    ]);
+  }
+  expect(await stack.database.query('select 1 from messaging.outbox')).toEqual([]);
 });
