@@ -167,7 +167,26 @@ export function createProducer(client: ProducerClient, log: Logger): Producer {
   };
 }
 
+/** @throws RECORD_REFUSED for a record that no client can encode. */
 function placed(queued: Queued): PlacedRecord {
-  queued.record ??= { ...queued.sending.record(), partition: queued.partition };
+  queued.record ??= { ...made(queued.sending), partition: queued.partition };
   return queued.record;
+}
+
+// Held here, record by record: a client's own TypeError may be about itself, and says nothing about the batch.
+function made(sending: Sending): PlainRecord {
+  let record: PlainRecord;
+  try {
+    record = sending.record();
+  } catch (error) {
+    throw fault('RECORD_REFUSED', 'the record cannot be made', { cause: error });
+  }
+  const { key, value, headers } = record;
+  if (typeof key !== 'string') throw fault('RECORD_REFUSED', 'its key is no text');
+  if (value !== null && !Buffer.isBuffer(value))
+    throw fault('RECORD_REFUSED', 'its value is neither bytes nor null');
+  for (const name in headers) {
+    if (typeof headers[name] !== 'string') throw fault('RECORD_REFUSED', `its header ${name} is no text`);
+  }
+  return record;
 }

@@ -1,4 +1,5 @@
 import { createRequire } from 'node:module';
+import { fault } from '@signalbox/faults/fault';
 import { describe, expect, it } from 'vitest';
 import { judgeSend, refusalReason } from './send-errors.ts';
 
@@ -47,13 +48,16 @@ describe('judgeSend', () => {
       undefined,
       null,
       { code: 'ECONNRESET' },
+      new TypeError('x is not a function'),
+      Object.assign(new RangeError('out of range'), { code: 'ERR_OUT_OF_RANGE' }),
+      made('KafkaJSNonRetriableError', new TypeError('x'), { cause: new TypeError('x') }),
     ]) {
       expect(judgeSend(error)).toBe('retry');
     }
   });
 
   it('refuses what cannot even be encoded', () => {
-    expect(judgeSend(new TypeError('not a buffer'))).toBe('refused');
+    expect(judgeSend(fault('RECORD_REFUSED', 'its value is neither bytes nor null'))).toBe('refused');
     expect(
       judgeSend(made('KafkaJSNonRetriableError', 'Invalid message without value for topic "t": {}')),
     ).toBe('refused');

@@ -1,3 +1,5 @@
+import { isFault } from '@signalbox/faults/fault';
+
 /** What a failed send means: try the same records again, or find the record that the broker will never take. */
 export type SendVerdict = 'retry' | 'refused';
 
@@ -13,17 +15,16 @@ const refusedCodes: ReadonlyMap<number, string> = new Map([
   [87, 'INVALID_RECORD: a compacted topic refuses a record without key'],
 ]);
 
-// A record that cannot even be encoded (a header that is no text, a value that is no buffer).
-const encoderErrors: ReadonlySet<string> = new Set(['TypeError', 'RangeError']);
-
 /**
  * Pure and total: every thrown value gets a verdict, and the unknown is retried. Missing topics, missing rights, lost
  * connections, timeouts and missing leaders all end by themselves or by an operator; dead-lettering for them would lose
- * order for nothing. A row that waits too long is given up by the outbox, a direct record by its caller.
+ * order for nothing. So does a TypeError or RangeError of the client: it was about a record only if that could not be
+ * encoded, which the producer finds out before, and a client that stumbles over a broker's answer would have whole batches
+ * put aside that the log holds. A row that waits too long is given up by the outbox, a direct record by its caller.
  */
 export function judgeSend(error: unknown): SendVerdict {
   for (const each of causes(error)) {
-    if (each instanceof Error && encoderErrors.has(each.name)) return 'refused';
+    if (isFault(each, 'RECORD_REFUSED')) return 'refused';
     const code = codeOf(each);
     if (code !== undefined) return refusedCodes.has(code) ? 'refused' : 'retry';
     if (nameOf(each) === 'KafkaJSInvariantViolation') return 'retry'; // a defect of the client, not of the record
