@@ -102,10 +102,10 @@ describe.concurrent('outbox-sync', { timeout: 60_000 }, () => {
     };
     await timed(false); // right behind a round of the relay from here on
     const byPoll = await timed(false);
-    const byNotification = await timed(true);
+    const byNotification = Math.min(await timed(true), await timed(true), await timed(true));
     expect(byPoll).toBeGreaterThan(700);
     expect(byPoll).toBeLessThan(2_500);
-    expect(byNotification).toBeLessThan(1_000);
+    expect(byNotification).toBeLessThan(700);
     // The connection that listens is a hint's, and no more.
     await outbox.testDatabase.query(
       `select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and query ilike 'listen%'`,
