@@ -13,7 +13,9 @@ beforeAll(async () => {
 afterEach(() => conversation.faults());
 afterAll(() => conversation?.[Symbol.asyncDispose]());
 
-const words = Array.from({ length: 400 }, (_, at) => `w${at}`).join(' ');
+const wordsTo = (end: number) => Array.from({ length: end }, (_, at) => `w${at}`).join(' ');
+/** Of a turn that does not end by itself while a test lasts. */
+const words = wordsTo(1_000);
 const slow = { match: 'slowly', tokensPerSecond: 25 };
 const cancelled = (turnId: string) => conversation.event(turnId, 'turn.cancelled', 20_000);
 /** Exactly one end, which is the cancel, with the text of the deltas. */
@@ -31,19 +33,20 @@ function figures(took: readonly number[]): { p50: number; max: number } {
   return { p50: sorted[sorted.length >> 1] ?? Number.NaN, max: sorted.at(-1) ?? Number.NaN };
 }
 
-describe('a cancel that another process takes in than the one that holds the turn', {
-  timeout: 60_000,
-}, () => {
-  test('is told, and the model’s connection closed, in less than a second', async () => {
+// A bound on time: a machine that is busy with other things may need another try to show it.
+const bounded = { timeout: 60_000, retry: 2 };
+
+describe('a cancel that another process takes in than the one that holds the turn', bounded, () => {
+  test('is told, and the model’s connection closed, in less than a second', async ({ annotate }) => {
     const group = { KAFKA_GROUP_ID: newId() };
-    await conversation.faults(slow);
+    await conversation.faults({ ...slow, tokensPerSecond: 5 });
     // The first one takes everything in and has no slot to run it with; the second one claims what it took in.
     await using taker = await conversation.worker({ ...group, TURNS_MAX_ACTIVE: '1', TURN_STOP_MS: '0' });
-    const occupied = await conversation.post(`say slowly ${words} ${words} ${words}`);
+    const occupied = await conversation.post(`say slowly ${words}`);
     await conversation.event(occupied.turnId, 'assistant.delta');
     await using holder = await conversation.spawn(group);
     const turns = await Promise.all(
-      Array.from({ length: 26 }, async (_, at) => ({
+      Array.from({ length: 24 }, async (_, at) => ({
         at,
         ...(await conversation.post(`say turn-${at}: slowly ${words}`)),
       })),
@@ -62,27 +65,35 @@ describe('a cancel that another process takes in than the one that holds the tur
         ([seen]) => seen?.ended === 'broken',
       );
       const closed = Date.parse(String(request?.ended_at)) - sentAtTime;
+      // Whoever ended it says so a moment later.
+      await waitFor(
+        () => [taker, holder].some((each) => said(each, 'turn.cancelled', turnId)),
+        (one) => one,
+      );
       const across = said(taker, 'turn.cancel_requested', turnId) && said(holder, 'turn.cancelled', turnId);
       tries.push({ told, closed, across });
     }
+    await conversation.cancel(occupied.sessionId);
+    await cancelled(occupied.turnId);
     const across = tries.filter((each) => each.across);
     const [told, closed] = [
       figures(across.map((each) => each.told)),
       figures(across.map((each) => each.closed)),
     ];
-    console.info('cancel | another process', { tries: across.length, told, closed });
+    await annotate(`another process, ${across.length} tries: ${JSON.stringify({ told, closed })}`);
     expect(across.length).toBeGreaterThanOrEqual(10);
     expect(told.max).toBeLessThan(1_000);
     expect(closed.max).toBeLessThan(1_000);
     // Where the same process has both, no heartbeat is waited for.
     const local = tries.filter((each) => !each.across);
-    console.info('cancel | the same process', {
-      tries: local.length,
-      ...figures(local.map((each) => each.told)),
-    });
+    await annotate(
+      `the same process, ${local.length} tries: ${JSON.stringify(figures(local.map((each) => each.told)))}`,
+    );
   });
 
-  test('of a parked turn tells its tool in less than a second, also with every slot taken', async () => {
+  test('of a parked turn tells its tool in less than a second, also with every slot taken', async ({
+    annotate,
+  }) => {
     const group = { KAFKA_GROUP_ID: newId() };
     await conversation.faults(slow);
     await using _worker = await conversation.worker({ ...group, TURNS_MAX_ACTIVE: '1' });
@@ -106,10 +117,12 @@ describe('a cancel that another process takes in than the one that holds the tur
       took.push(at - sentAt);
       await expectCancelled(turnId, { attempt: 1 });
     }
-    console.info('cancel | parked, to tool.cancel_requested', { tries: took.length, ...figures(took) });
-    expect(Math.max(...took)).toBeLessThan(1_000);
     await conversation.cancel(occupied.sessionId);
     await cancelled(occupied.turnId);
+    await annotate(
+      `parked, to tool.cancel_requested, ${took.length} tries: ${JSON.stringify(figures(took))}`,
+    );
+    expect(Math.max(...took)).toBeLessThan(1_000);
   });
 });
 
@@ -124,7 +137,7 @@ describe('a cancel of a turn whose holder stands still', { timeout: 60_000 }, ()
     const by = await conversation.cancel(sessionId);
     const next = await conversation.post('say next', { sessionId });
     await expectCancelled(turnId, { attempt: 2, cause: 'requested', by, text: '' });
-    expect(said(second, 'turn.cancelled', turnId)).toBe(true);
+    await second.log('turn.cancelled', (line) => line.turn_id === turnId);
     first.kill('SIGCONT');
     await first.log('work.lease_lost');
     await conversation.final(next.turnId);
@@ -156,14 +169,18 @@ describe('a cancel of a turn whose holder stands still', { timeout: 60_000 }, ()
 describe('a cancel and the final at the same moment', { timeout: 60_000 }, () => {
   test('one of them ends the turn', async () => {
     await using _one = await conversation.worker();
-    await conversation.faults({ match: 'soon over', tokensPerSecond: 40 });
-    const text = `soon over ${words.slice(0, 80)}`;
+    await conversation.faults({ match: 'slowly', tokensPerSecond: 40 });
+    // Some in the middle, the others around the last word.
     const turns = await Promise.all(
       Array.from({ length: 40 }, async (_, at) => {
-        const turn = await conversation.post(`say ${text}`);
-        await conversation.event(turn.turnId, 'turn.started');
-        // From before the first words to behind the last.
-        await sleep(at * 20);
+        const early = at % 8 === 0;
+        const turn = await conversation.post(`say slowly ${early ? words : wordsTo(24)} over`);
+        await waitFor(
+          () => readAsClient(conversation.eventsOf(turn.turnId)).text,
+          (text) => text.includes(early ? 'w2' : 'w23'),
+          { intervalMs: 5, timeoutMs: 20_000 },
+        );
+        await sleep(Math.random() * 150);
         await conversation.cancel(turn.sessionId);
         return turn;
       }),

@@ -66,7 +66,7 @@ const endOf: Readonly<Record<string, string>> = {
 
 test('every accepted turn has exactly one end, in the order of its session', {
   timeout: 180_000,
-}, async () => {
+}, async ({ annotate }) => {
   const env = { KAFKA_GROUP_ID: newId(), TURN_MAX_ATTEMPTS: '20', TOOL_WAIT_MS: '500' };
   await conversation.faults({ match: 'slowly', tokensPerSecond: 20 });
   await using first = await conversation.worker(env);
@@ -112,6 +112,6 @@ test('every accepted turn has exactly one end, in the order of its session', {
       expect(started).toBeGreaterThan(ran[at - 1]?.ended ?? -1n);
     }
   }
-  console.info('storm | ends', counts);
+  await annotate(`ends: ${JSON.stringify(counts)}`);
   expect(Object.keys(counts).sort()).toEqual(['assistant.final', 'turn.cancelled', 'turn.rejected']);
 });
