@@ -10,7 +10,8 @@ beforeAll(async () => {
 afterAll(() => conversation?.[Symbol.asyncDispose]());
 
 test('workers that are restarted one after the other under load end every turn, and none begins as if another had begun it', async () => {
-  const group = { KAFKA_GROUP_ID: `rolling-${newId()}` };
+  // No lease has to run out here; a short one would on a machine that is slow.
+  const group = { KAFKA_GROUP_ID: `rolling-${newId()}`, TURN_LEASE_MS: '10000' };
   const workers = [await conversation.worker(group), await conversation.worker(group)];
   const turns: string[] = [];
   let restarting = true;
