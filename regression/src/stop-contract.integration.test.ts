@@ -13,7 +13,7 @@ import {
 import { type SpanCollector, startSpanCollector } from '@signalbox/testkit/span-collector';
 import { type OwnTopics, ownTopics } from '@signalbox/testkit/topics';
 import { waitFor } from '@signalbox/testkit/wait';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import type { StopFault } from '../test/misbehaving-lifecycle.ts';
 import type { ServiceName } from './replica.ts';
 
@@ -41,6 +41,9 @@ const stepsOf: Readonly<Record<ServiceName, readonly string[]>> = {
   ],
 };
 const services = Object.keys(stepsOf).filter((name): name is ServiceName => name in stepsOf);
+
+// A start takes a second of the processor; on a busy machine that is many.
+vi.setConfig({ testTimeout: 120_000 });
 
 let database: TestDatabase;
 let topics: OwnTopics;
@@ -75,8 +78,8 @@ async function start(
   more: Record<string, string> = {},
   options: SpawnOptions = {},
 ): Promise<SpawnedService> {
-  const started = await spawnService(service, { ...settings(), ...more }, options);
-  await started.ready(30_000);
+  const started = await spawnService(service, { ...settings(), ...more }, { ...options, timeoutMs: 60_000 });
+  await started.ready(60_000);
   return started;
 }
 

@@ -121,7 +121,8 @@ await runMain(async (lifecycle) => {
   });
   lifecycle.onStop({
     name: 'turns',
-    phase: 'work',
+    // From the begin on, so that nothing is claimed while the consumers leave their groups.
+    phase: 'intake',
     timeoutMs: settings.turnStopMs + 4_000,
     run: () => worker.stop(AbortSignal.timeout(settings.turnStopMs)),
   });

@@ -97,11 +97,13 @@ export async function toolExecutor(lifecycle: Lifecycle, toolsModule: string): P
     log,
     metrics,
   });
+  const callsEndMs = Math.round(settings.shutdownTimeoutMs * (2 / 3)); // the rest of the stop needs its time too
   lifecycle.onStop({
     name: 'worker',
-    phase: 'work',
-    timeoutMs: settings.shutdownTimeoutMs * (2 / 3), // the rest of the stop needs its time too
-    run: (signal) => worker.stop(signal),
+    // From the begin on, so that nothing is claimed while the consumer leaves its group.
+    phase: 'intake',
+    timeoutMs: callsEndMs + 4_000,
+    run: () => worker.stop(AbortSignal.timeout(callsEndMs)),
   });
 
   board.add({ name: 'database', required: true, probe: database.probe(expectedMigrations(serviceName)) });

@@ -63,7 +63,7 @@ export interface Database extends Queryable {
   listen(channel: string, onNotify: (payload: string) => void, signal: AbortSignal): void;
   /** A readiness probe: the server answers and the schema is at `expected` (from `expectedMigrations`). */
   probe(expected: readonly string[]): (signal: AbortSignal) => Promise<void>;
-  /** Closes everything within `timeoutMs` (5000); connections still lent out are cut then. */
+  /** Closes everything within `timeoutMs` (4000); connections still lent out are cut then. */
   close(timeoutMs?: number): Promise<void>;
 }
 
@@ -146,7 +146,7 @@ export function openDatabase(options: DatabaseOptions): Database {
     },
     listen: (channel, onNotify, signal) => listener.listen(channel, onNotify, signal),
     probe: (expected) => schemaProbe(urgent, expected),
-    close: async (timeoutMs = 5000) => {
+    close: async (timeoutMs = 4000) => {
       endGauge();
       await Promise.all([listener.close(), pool.close(timeoutMs), urgentPool.close(timeoutMs)]);
     },
