@@ -263,7 +263,7 @@ const drainDelay = 'drain delay';
 export const exitCodes = { drained: 0, configInvalid: 64, internal: 70, forced: 75 } as const;
 
 /** A Ctrl-C reaches a process twice when a package manager passes on what the terminal already sent. */
-const echoMs = 100;
+const echoMs = 300;
 
 /**
  * Runs a service's main and, when the stop is over, ends the process: 0 drained, 64 bad configuration, 70 an internal
