@@ -7,10 +7,10 @@ import { createLedger } from './ledger.ts';
 import { makeMessage } from './messages.ts';
 import { send } from './request.ts';
 
-const bound = 200;
+const bound = 100;
 const floodMs = 120_000;
-/** Posts a second. The stand-in's pace below lets four turns at once end about 16 a second. */
-const offeredPerSecond = 200;
+/** Posts a second. The stand-in's pace below lets two turns at once end about four a second. */
+const offeredPerSecond = 60;
 
 let cluster: Cluster;
 beforeAll(async () => {
@@ -18,7 +18,7 @@ beforeAll(async () => {
     ...{ gateways: 1, workers: 1, executors: 1, relays: 1, proxies: false },
     settingsOf: {
       gateway: { TENANT_MAX_OPEN_TURNS: String(bound), ...inspected },
-      'conversation-worker': { TURNS_MAX_ACTIVE: '4', ...inspected },
+      'conversation-worker': { TURNS_MAX_ACTIVE: '2', ...inspected },
     },
   });
 });
@@ -60,7 +60,7 @@ test('at ten times the service rate for two minutes waiting is bounded, refusals
       console.log(name, running ? 'runs' : 'has ended', JSON.stringify(alarms.slice(-5)));
     }
   });
-  cluster.model.setFaults([{ tokensPerSecond: 40 }]);
+  cluster.model.setFaults([{ tokensPerSecond: 20 }]);
   const [gateway] = cluster.gateways;
   const [worker] = cluster.workers;
   const [acme] = cluster.tenants;
