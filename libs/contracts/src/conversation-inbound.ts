@@ -1,5 +1,5 @@
 import { Type } from 'typebox';
-import { Id, Instant, Name, OpenObject } from './fields.ts';
+import { Count, Id, Instant, Name, OpenObject } from './fields.ts';
 
 /**
  * What a message does that finds turns of its session unfinished: `enqueue` waits behind them, `reject` is refused,
@@ -23,6 +23,8 @@ export const MessagePosted = Type.Object({
   metadata: Type.Optional(OpenObject),
   /** `enqueue` when left out. */
   multitask_strategy: Type.Optional(MultitaskStrategy),
+  /** The turn carries out a task: what it delegates itself is one deeper, and ends with it. */
+  delegation: Type.Optional(Type.Object({ task_id: Id, depth: Count })),
   accepted_at: Instant,
 });
 export type MessagePosted = Type.Static<typeof MessagePosted>;

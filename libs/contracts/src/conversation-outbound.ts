@@ -1,12 +1,16 @@
 import { Type } from 'typebox';
 import { MultitaskStrategy } from './conversation-inbound.ts';
+import { TaskTarget } from './delegation-tasks.ts';
+import { TaskStatus } from './delegation-updates.ts';
 import {
   Attempt,
   CallId,
   Count,
   DurationMs,
   Id,
+  MemoryRole,
   Name,
+  Namespace,
   OpenObject,
   Step,
   ToolName,
@@ -83,6 +87,36 @@ export const AssistantFinal = Type.Object({
   model: Type.String(),
   usage: Type.Object({ input_tokens: Count, output_tokens: Count }),
 });
+/**
+ * What the turn remembered before its first model call. `ok` with an empty list: nothing fits. Otherwise it goes on
+ * without memories: nobody answered by the deadline, or the question could not be asked or was refused.
+ */
+export const MemoryRecalledShown = Type.Object({
+  ...turn,
+  outcome: Type.Union([Type.Literal('ok'), Type.Literal('deadline'), Type.Literal('unavailable')]),
+  memories: Type.Array(
+    Type.Object({
+      memory_id: Id,
+      namespace: Namespace,
+      role: MemoryRole,
+      session_id: Type.Optional(Id),
+      text: Type.String(),
+      score: Type.Number(),
+    }),
+  ),
+  duration_ms: DurationMs,
+});
+/** A task that the turn has delegated, as it is now. */
+export const DelegationUpdatedShown = Type.Object({
+  ...turn,
+  step: Step,
+  task_id: Id,
+  target: TaskTarget,
+  status: TaskStatus,
+  progress: Type.Optional(Type.String()),
+  result: Type.Optional(OpenObject),
+  error: Type.Optional(Type.Object({ error_code: Name, message: Type.String() })),
+});
 export const AssistantError = Type.Object({ ...turn, error_code: Name, message: Type.String() });
 /** The least that any event of a turn says; the form of those that are named but not produced yet. */
 export const TurnEvent = Type.Object({ turn_id: Id, attempt: Type.Optional(Attempt) });
@@ -97,6 +131,8 @@ export type AssistantThinking = Type.Static<typeof AssistantThinking>;
 export type ToolStartedShown = Type.Static<typeof ToolStartedShown>;
 export type ToolResultShown = Type.Static<typeof ToolResultShown>;
 export type AssistantFinal = Type.Static<typeof AssistantFinal>;
+export type MemoryRecalledShown = Type.Static<typeof MemoryRecalledShown>;
+export type DelegationUpdatedShown = Type.Static<typeof DelegationUpdatedShown>;
 export type AssistantError = Type.Static<typeof AssistantError>;
 export type TurnEvent = Type.Static<typeof TurnEvent>;
 
@@ -115,8 +151,8 @@ export const conversationOutboundEvents = {
   'turn.cancelled': TurnCancelled,
   'approval.requested': TurnEvent,
   'approval.resolved': TurnEvent,
-  'delegation.updated': TurnEvent,
-  'memory.recalled': TurnEvent,
+  'delegation.updated': DelegationUpdatedShown,
+  'memory.recalled': MemoryRecalledShown,
   'budget.exceeded': TurnEvent,
 } as const;
 

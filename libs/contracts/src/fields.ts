@@ -19,6 +19,17 @@ export const Instant = Type.String({ format: 'date-time', description: 'RFC 3339
 export const Count = Type.Integer({ minimum: 0 });
 export const DurationMs = Type.Number({ minimum: 0 });
 export const Name = Type.String({ minLength: 1, maxLength: 128 });
+/** A part of a tenant's memories, `default` where nothing else was said. */
+export const Namespace = Type.String({ pattern: '^[a-z0-9][a-z0-9_.-]{0,63}$' });
+export const MemoryVersion = Type.Integer({ minimum: 1, description: 'Rises by one with each change' });
+/** Who said it: a person, the agent, a tool; `note` is written by hand. */
+export const MemoryRole = Type.Union([
+  Type.Literal('user'),
+  Type.Literal('assistant'),
+  Type.Literal('tool'),
+  Type.Literal('note'),
+]);
+export type MemoryRole = Type.Static<typeof MemoryRole>;
 export const OpenObject = Type.Record(Type.String(), Type.Unknown());
 
 export const ToolOutcome = Type.Union(

@@ -21,6 +21,11 @@ export function toolKey(tenant: string, tool: string): string {
   return `${tenant}:${tool}`;
 }
 
+/** The key of what is kept or asked for under an id of its own: a memory, a task, a request, a notification. */
+export function idKey(tenant: string, id: string): string {
+  return `${tenant}:${id}`;
+}
+
 /** The parts of a record key, or undefined when it has no valid tenant or nothing after it. */
 export function parseKey(key: string): RecordKey | undefined {
   const colon = key.indexOf(':');

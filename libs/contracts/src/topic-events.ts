@@ -5,11 +5,24 @@ import {
   conversationOutboundSchema,
   TurnEvent,
 } from './conversation-outbound.ts';
-import { CallId } from './fields.ts';
+import { delegationTasksEvents, delegationTasksSchema } from './delegation-tasks.ts';
+import { delegationUpdatesEvents, delegationUpdatesSchema } from './delegation-updates.ts';
+import { CallId, Id } from './fields.ts';
+import { jobsCommandsEvents, jobsCommandsSchema, jobsResultsEvents, jobsResultsSchema } from './jobs.ts';
+import {
+  memoryRecallRequestsEvents,
+  memoryRecallRequestsSchema,
+  memoryRecallResultsEvents,
+  memoryRecallResultsSchema,
+} from './memory-recall.ts';
+import { memoryWalEvents, memoryWalSchema } from './memory-wal.ts';
+import { memoryWritesEvents, memoryWritesSchema } from './memory-writes.ts';
 import { toolCatalogEvents, toolCatalogSchema } from './tool-catalog.ts';
 import { toolRequestsEvents, toolRequestsSchema } from './tool-requests.ts';
 import { toolResultsEvents, toolResultsSchema } from './tool-results.ts';
 import type { SourceTopicName } from './topics.ts';
+import { turnResultsEvents, turnResultsSchema } from './turn-results.ts';
+import { uiNotificationsEvents, uiNotificationsSchema } from './ui-notifications.ts';
 
 /**
  * What a topic carries: its schema name and the value of each event type. `unknownEvent` is the form of an event type
@@ -36,6 +49,28 @@ export const topicEvents = {
     unknownEvent: Type.Object({ call_id: CallId }),
   },
   'tool.catalog': { schema: toolCatalogSchema, events: toolCatalogEvents },
+  'turn.results': {
+    schema: turnResultsSchema,
+    events: turnResultsEvents,
+    unknownEvent: Type.Object({ turn_id: Id }),
+  },
+  'memory.writes': { schema: memoryWritesSchema, events: memoryWritesEvents },
+  'memory.wal': { schema: memoryWalSchema, events: memoryWalEvents },
+  'memory.recall.requests': { schema: memoryRecallRequestsSchema, events: memoryRecallRequestsEvents },
+  'memory.recall.results': {
+    schema: memoryRecallResultsSchema,
+    events: memoryRecallResultsEvents,
+    unknownEvent: Type.Object({}),
+  },
+  'delegation.tasks': { schema: delegationTasksSchema, events: delegationTasksEvents },
+  'delegation.updates': {
+    schema: delegationUpdatesSchema,
+    events: delegationUpdatesEvents,
+    unknownEvent: Type.Object({ task_id: Id }),
+  },
+  'ui.notifications': { schema: uiNotificationsSchema, events: uiNotificationsEvents },
+  'jobs.commands': { schema: jobsCommandsSchema, events: jobsCommandsEvents },
+  'jobs.results': { schema: jobsResultsSchema, events: jobsResultsEvents, unknownEvent: Type.Object({}) },
 } as const satisfies Record<SourceTopicName, TopicEvents>;
 
 /** The event types of a topic. */

