@@ -5,6 +5,11 @@ export const groupRoles = [
   'signalbox_conversation_worker',
   'signalbox_tool_executor',
   'signalbox_outbox_sync',
+  'signalbox_memory_sync',
+  'signalbox_memory_replicator',
+  'signalbox_delegation_gateway',
+  'signalbox_delegation_worker',
+  'signalbox_job_worker',
 ] as const;
 
 export type GroupRole = (typeof groupRoles)[number];
