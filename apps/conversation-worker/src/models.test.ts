@@ -1,4 +1,4 @@
-import { createBoundedFetch } from '@signalbox/model/bounded-fetch';
+import { createBoundedFetch } from '@signalbox/http-client/bounded-fetch';
 import { silentLog, silentMetrics } from '@signalbox/telemetry/silent';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { Models } from './models.ts';

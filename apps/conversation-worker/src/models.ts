@@ -1,7 +1,7 @@
 import { createBreaker } from '@signalbox/breaker/breaker';
 import { resolveSecrets, type SecretProvider } from '@signalbox/config/secrets';
 import { fault, isFault } from '@signalbox/faults/fault';
-import type { BoundedFetch } from '@signalbox/model/bounded-fetch';
+import type { BoundedFetch } from '@signalbox/http-client/bounded-fetch';
 import type { Model } from '@signalbox/model/model-port';
 import {
   type ModelDefaults,

@@ -1,8 +1,8 @@
+import { type BoundedFetch, createBoundedFetch } from '@signalbox/http-client/bounded-fetch';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { collect } from '../test/collect.ts';
 import { namedEventStream, type ScriptedEndpoint, scriptedEndpoint } from '../test/scripted-endpoint.ts';
 import { createAnthropicModel } from './anthropic-model.ts';
-import { type BoundedFetch, createBoundedFetch } from './bounded-fetch.ts';
 import type { Model, ModelEvent, ModelRequest } from './model-port.ts';
 
 let endpoint: ScriptedEndpoint;

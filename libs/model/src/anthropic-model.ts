@@ -5,7 +5,7 @@ import type {
   MessageParam,
   RawMessageStreamEvent,
 } from '@anthropic-ai/sdk/resources/messages';
-import type { BoundedFetch } from './bounded-fetch.ts';
+import type { BoundedFetch } from '@signalbox/http-client/bounded-fetch';
 import { modelFault, streamFailure } from './model-faults.ts';
 import type { Model, ModelEnd, ModelEvent, ModelMessage, ModelRequest, ModelToolCall } from './model-port.ts';
 

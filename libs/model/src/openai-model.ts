@@ -1,10 +1,10 @@
+import type { BoundedFetch } from '@signalbox/http-client/bounded-fetch';
 import OpenAI from 'openai';
 import type {
   ChatCompletionChunk,
   ChatCompletionCreateParamsStreaming,
   ChatCompletionMessageParam,
 } from 'openai/resources/chat/completions';
-import type { BoundedFetch } from './bounded-fetch.ts';
 import { modelFault, streamFailure } from './model-faults.ts';
 import type { Model, ModelEnd, ModelEvent, ModelMessage, ModelRequest } from './model-port.ts';
 

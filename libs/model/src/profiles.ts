@@ -1,5 +1,5 @@
+import type { BoundedFetch } from '@signalbox/http-client/bounded-fetch';
 import { createAnthropicModel } from './anthropic-model.ts';
-import type { BoundedFetch } from './bounded-fetch.ts';
 import type { Model } from './model-port.ts';
 import { createOpenAiModel } from './openai-model.ts';
 

@@ -1,10 +1,10 @@
 import { createBreaker } from '@signalbox/breaker/breaker';
 import { type Fault, fault, isFault } from '@signalbox/faults/fault';
+import { type BoundedFetch, createBoundedFetch } from '@signalbox/http-client/bounded-fetch';
 import { type LaunchedService, launchService } from '@signalbox/testkit/service';
 import { waitFor } from '@signalbox/testkit/wait';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { collect, silent } from '../test/collect.ts';
-import { type BoundedFetch, createBoundedFetch } from './bounded-fetch.ts';
 import type { Model, ModelEvent, ModelRequest } from './model-port.ts';
 import { openProfile, type ResolvedProfile, resolveProfile } from './profiles.ts';
 import { createResilientModel, type GuardedModel } from './resilient-model.ts';

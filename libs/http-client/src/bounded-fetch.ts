@@ -10,7 +10,7 @@ export interface BoundedFetchOptions {
 }
 
 export interface BoundedFetch {
-  /** As much of fetch as the model clients use: a text body, headers, a signal. Redirects are answered as they are. */
+  /** As much of fetch as clients here use: a text body, headers, a signal. Redirects are answered as they are. */
   fetch(input: string | URL | Request, init?: RequestInit): Promise<Response>;
   /** Connections now open or waiting to be, over all hosts. */
   connections(): number;
