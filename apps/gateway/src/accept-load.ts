@@ -1,4 +1,5 @@
-import { asFault, type Fault, fault } from '@signalbox/faults/fault';
+import { outboxFull } from '@signalbox/api/outbox-full';
+import { asFault, fault } from '@signalbox/faults/fault';
 
 export interface AcceptLoad {
   /**
@@ -105,9 +106,4 @@ export function createAcceptLoad(options: AcceptLoadOptions): AcceptLoad {
       return refreshing;
     },
   };
-}
-
-/** The refusal of whatever would add a row to an outbox that is over its bound. */
-export function outboxFull(): Fault {
-  return fault('OUTBOX_FULL', 'too many messages wait for the broker', { retryAfterMs: 1000 });
 }

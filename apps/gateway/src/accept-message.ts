@@ -1,3 +1,4 @@
+import { keyReused } from '@signalbox/api/idempotency-store';
 import type { MessagePosted, MultitaskStrategy } from '@signalbox/contracts/conversation-inbound';
 import { conversationInboundSchema } from '@signalbox/contracts/conversation-inbound';
 import { isId, newId } from '@signalbox/contracts/ids';
@@ -7,7 +8,6 @@ import { failPoint } from '@signalbox/lifecycle/fail-point';
 import { type OutgoingMessage, toRecord } from '@signalbox/messaging/outgoing';
 import type { AcceptLoad, Place } from './accept-load.ts';
 import type { AcceptOutcome, AcceptRow, MessageIds, StoredAnswer } from './accept-store.ts';
-import { keyReused } from './idempotency-store.ts';
 import type { PersonaCache } from './persona-cache.ts';
 
 export const acceptRoute = 'POST /v1/session/message';

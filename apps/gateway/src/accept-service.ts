@@ -1,3 +1,4 @@
+import { repeat } from '@signalbox/api/repeat';
 import type { Messaging } from '@signalbox/messaging/messaging';
 import type { Database } from '@signalbox/postgres/database';
 import type { ProbeDetail } from '@signalbox/readiness/board';
@@ -11,7 +12,6 @@ import {
 } from './accept-message.ts';
 import { type AcceptOutcome, type AcceptRow, createAcceptStore, findAnswer } from './accept-store.ts';
 import { createPersonaCache } from './persona-cache.ts';
-import { repeat } from './repeat.ts';
 import { countOpenTurns, listPersonas } from './session-store.ts';
 import type { GatewaySettings } from './settings.ts';
 import { createTickBatcher } from './tick-batcher.ts';

@@ -1,14 +1,14 @@
+import { outboxFull } from '@signalbox/api/outbox-full';
+import { callerOf } from '@signalbox/api/request-caller';
+import type { WriteRoutes } from '@signalbox/api/write-routes';
 import { conversationInboundSchema, type SessionAction } from '@signalbox/contracts/conversation-inbound';
 import { isId, newId } from '@signalbox/contracts/ids';
 import { sessionKey } from '@signalbox/contracts/keys';
 import type { HttpServer } from '@signalbox/http/types';
 import type { Outbox, OutgoingMessage } from '@signalbox/messaging/messaging';
-import { outboxFull } from './accept-load.ts';
-import { callerOf } from './request-caller.ts';
 import { ActionReply, PostActionBody } from './request-schemas.ts';
 import { noSession } from './session-routes.ts';
 import { hasSession } from './session-store.ts';
-import type { WriteRoutes } from './write-routes.ts';
 
 export interface ActionRouteOptions {
   readonly writes: WriteRoutes;

@@ -1,3 +1,5 @@
+import { type Caller, callerOf } from '@signalbox/api/request-caller';
+import type { WriteRoutes } from '@signalbox/api/write-routes';
 import { isId } from '@signalbox/contracts/ids';
 import { parseKey } from '@signalbox/contracts/keys';
 import { isTopicName, type TopicName, topics } from '@signalbox/contracts/topics';
@@ -22,8 +24,6 @@ import {
   TopicParams,
   WholeDeadLetter,
 } from './dead-letter-schemas.ts';
-import { type Caller, callerOf } from './request-caller.ts';
-import type { WriteRoutes } from './write-routes.ts';
 
 export interface DeadLetterRouteOptions {
   readonly letters: DeadLetters;

@@ -1,11 +1,11 @@
 import '@signalbox/telemetry/register';
+import { authenticatedApi } from '@signalbox/api/authenticated-api';
+import { createWriteRoutes } from '@signalbox/api/write-routes';
 import { databaseOptions } from '@signalbox/config/database-settings';
 import { telemetryOptions } from '@signalbox/config/service-settings';
 import { loadSettings } from '@signalbox/config/settings';
 import { newId } from '@signalbox/contracts/ids';
-import { createRateLimit } from '@signalbox/http/rate-limit';
 import { createServer, portOf } from '@signalbox/http/server';
-import { createApiKeys } from '@signalbox/identity/api-keys';
 import { authProbe } from '@signalbox/identity/probe';
 import { runMain } from '@signalbox/lifecycle/lifecycle';
 import { deadLetters } from '@signalbox/messaging/dead-letters';
@@ -22,17 +22,15 @@ import { actionRoutes } from './action-routes.ts';
 import { deadLetterRoutes } from './dead-letter-routes.ts';
 import { messageRoutes } from './message-routes.ts';
 import { pruneForever } from './prune.ts';
-import { requireCaller } from './request-caller.ts';
 import { sessionRoutes } from './session-routes.ts';
 import { gatewaySettings } from './settings.ts';
 import { storeTools } from './store-tools.ts';
 import { streamRoutes } from './stream-routes.ts';
 import { createStreamService } from './stream-service.ts';
-import { createWriteRoutes } from './write-routes.ts';
 
 await runMain(async (lifecycle) => {
   const settings = loadSettings('gateway', gatewaySettings);
-  const { serviceName: service, serviceVersion: version, environment } = settings;
+  const { serviceName: service, serviceVersion: version } = settings;
   const instanceId = newId();
   const telemetry = startTelemetry({ ...telemetryOptions(settings), instanceId });
   const { log, metrics } = telemetry;
@@ -107,32 +105,13 @@ await runMain(async (lifecycle) => {
       ],
     },
   });
-  const writes = createWriteRoutes({ database, timeoutMs: settings.acceptTimeoutMs });
+  const writes = createWriteRoutes({ database, schema: 'gateway', timeoutMs: settings.acceptTimeoutMs });
   writes.guard(server);
-  const apiKeys = createApiKeys({ database, environment, header: settings.apiKeyHeader });
-  const rateLimit =
-    settings.rateLimitMax === 0
-      ? undefined
-      : createRateLimit({
-          limit: settings.rateLimitMax,
-          windowMs: settings.rateLimitWindowMs,
-          name: 'api',
-          redis,
-        });
-  const refusals = metrics.counter('auth_refused_total', {
-    help: 'Requests without an accepted credential, by reason.',
-    labels: ['reason'],
-  });
   const open = { sse: 0, websocket: 0 };
   metrics.gauge('gateway_sse_connections', { help: 'Event streams open now.' }, () => open.sse);
   metrics.gauge('gateway_websocket_connections', { help: 'WebSockets open now.' }, () => open.websocket);
-  server.register(async (api) => {
-    requireCaller(api, {
-      authenticate: (headers) => apiKeys.authenticate(headers),
-      rateLimit,
-      refusals,
-      log,
-    });
+  const api = { settings, database, redis, log, metrics, limitName: 'api' };
+  authenticatedApi(server, api, (api) => {
     actionRoutes(api, { writes, outbox: messaging.outbox });
     messageRoutes(api, {
       accept: accepting.accept,

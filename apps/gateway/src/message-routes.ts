@@ -1,10 +1,10 @@
+import type { WriteRoutes } from '@signalbox/api/write-routes';
 import { asFault, isFault } from '@signalbox/faults/fault';
 import type { FastifyReply, HttpServer } from '@signalbox/http/types';
 import type { Counter } from '@signalbox/telemetry/telemetry';
 import { busyRetrySeconds } from './accept-load.ts';
 import type { AcceptedMessage, PostedMessage } from './accept-message.ts';
 import { PostedMessageReply, PostMessageBody } from './request-schemas.ts';
-import type { WriteRoutes } from './write-routes.ts';
 
 export interface MessageRouteOptions {
   accept(posted: PostedMessage): Promise<AcceptedMessage>;

@@ -1,9 +1,9 @@
+import type { StreamPosition } from '@signalbox/api/stream-id';
 import { fault } from '@signalbox/faults/fault';
 import { silentLog } from '@signalbox/telemetry/silent';
 import { expect, it } from 'vitest';
 import { type BootTable, bootTable } from '../test/boot-table.ts';
 import { createPartitionRebuild, type PartitionRebuild } from './partition-rebuild.ts';
-import type { StreamPosition } from './stream-id.ts';
 
 function owner(table: BootTable, log = { from: 4n, end: 9n }) {
   const seeks: number[] = [];

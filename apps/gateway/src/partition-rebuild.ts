@@ -1,8 +1,8 @@
+import { comparePositions, type StreamPosition } from '@signalbox/api/stream-id';
 import { newId } from '@signalbox/contracts/ids';
 import { fault } from '@signalbox/faults/fault';
 import type { Logger } from '@signalbox/telemetry/telemetry';
 import { bootReady, type SessionStreams, type Standing } from './session-stream.ts';
-import { comparePositions, type StreamPosition } from './stream-id.ts';
 
 /**
  * What this replica knows of a partition of conversation.outbound that it owns:

@@ -1,7 +1,7 @@
+import { repeat } from '@signalbox/api/repeat';
 import { pause } from '@signalbox/lifecycle/pause';
 import type { Database } from '@signalbox/postgres/database';
 import type { Logger } from '@signalbox/telemetry/telemetry';
-import { repeat } from './repeat.ts';
 import { prune } from './session-store.ts';
 import type { GatewaySettings } from './settings.ts';
 

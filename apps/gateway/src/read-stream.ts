@@ -1,8 +1,8 @@
+import { comparePositions, formatStreamId, type StreamPosition } from '@signalbox/api/stream-id';
 import type { Database } from '@signalbox/postgres/database';
 import { eventsAfter } from './event-store.ts';
 import { bootReady, type SessionRef, type SessionStreams, type StreamLook } from './session-stream.ts';
 import type { StreamEntry } from './stream-event.ts';
-import { comparePositions, formatStreamId, type StreamPosition } from './stream-id.ts';
 
 /** What comes after a position, as far as it is known now. */
 export type StreamPage =

@@ -1,3 +1,4 @@
+import { comparePositions, type StreamPosition } from '@signalbox/api/stream-id';
 import type { SubscriptionListener } from '@signalbox/redis/subscriber';
 import { silentLog as log } from '@signalbox/telemetry/silent';
 import { waitFor } from '@signalbox/testkit/wait';
@@ -5,7 +6,6 @@ import { afterEach, beforeEach, expect, it } from 'vitest';
 import type { StreamPage } from './read-stream.ts';
 import { createSessionFeeds } from './session-feeds.ts';
 import { entryOf, type StreamEntry } from './stream-event.ts';
-import { comparePositions, type StreamPosition } from './stream-id.ts';
 
 const session = { tenant: 'acme', sessionId: 's' };
 const at = (position: number): StreamPosition => ({ epoch: 1, position: BigInt(position) });

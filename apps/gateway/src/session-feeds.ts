@@ -1,3 +1,4 @@
+import { comparePositions, formatStreamId, type StreamPosition } from '@signalbox/api/stream-id';
 import { asFault } from '@signalbox/faults/fault';
 import { pause } from '@signalbox/lifecycle/pause';
 import type { Subscriber, Subscription } from '@signalbox/redis/subscriber';
@@ -5,7 +6,6 @@ import type { Logger } from '@signalbox/telemetry/telemetry';
 import type { ReadStream } from './read-stream.ts';
 import type { SessionRef, StreamWake } from './session-stream.ts';
 import type { StreamEntry } from './stream-event.ts';
-import { comparePositions, formatStreamId, type StreamPosition } from './stream-id.ts';
 
 /** Where a follower's entries go: an event stream or a WebSocket. */
 export interface EntrySink {

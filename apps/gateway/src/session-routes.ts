@@ -1,9 +1,16 @@
+import { callerOf } from '@signalbox/api/request-caller';
+import {
+  comparePositions,
+  formatStreamId,
+  parseStreamId,
+  type StreamPosition,
+  streamStart,
+} from '@signalbox/api/stream-id';
 import { isId } from '@signalbox/contracts/ids';
 import { type Fault, fault } from '@signalbox/faults/fault';
 import { identifyRequest } from '@signalbox/http/observe-request';
 import type { FastifyRequest, HttpServer } from '@signalbox/http/types';
 import type { Database } from '@signalbox/postgres/database';
-import { callerOf } from './request-caller.ts';
 import {
   EventPage,
   EventPageQuery,
@@ -16,13 +23,6 @@ import {
 } from './request-schemas.ts';
 import { listSessions, listTools, pageEvents, readHistory, type TurnRow } from './session-store.ts';
 import type { SessionRef } from './session-stream.ts';
-import {
-  comparePositions,
-  formatStreamId,
-  parseStreamId,
-  type StreamPosition,
-  streamStart,
-} from './stream-id.ts';
 
 const defaultPage = 50;
 

@@ -1,6 +1,6 @@
+import { formatStreamId, type StreamPosition } from '@signalbox/api/stream-id';
 import type { Database, Queryable } from '@signalbox/postgres/database';
 import type { SessionRef } from './session-stream.ts';
-import { formatStreamId, type StreamPosition } from './stream-id.ts';
 
 /** Reads of one tenant's sessions for the pages of the API. Each runs under row level security. */
 

@@ -1,3 +1,4 @@
+import { type StreamPosition, streamStart } from '@signalbox/api/stream-id';
 import { newId } from '@signalbox/contracts/ids';
 import { openRedis, type Redis } from '@signalbox/redis/redis';
 import type { Subscription } from '@signalbox/redis/subscriber';
@@ -7,7 +8,6 @@ import { waitFor } from '@signalbox/testkit/wait';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { createSessionStreams, type SessionStreams } from './session-stream.ts';
 import type { EventKind, StreamEvent } from './stream-event.ts';
-import { type StreamPosition, streamStart } from './stream-id.ts';
 import { streamKeys } from './stream-keys.ts';
 
 const prefix = `test-${newId()}:`;

@@ -1,10 +1,10 @@
+import { formatStreamId, parseStreamId, type StreamPosition } from '@signalbox/api/stream-id';
 import { sessionKey } from '@signalbox/contracts/keys';
 import { topics } from '@signalbox/contracts/topics';
 import { fault } from '@signalbox/faults/fault';
 import { partitionOf } from '@signalbox/messaging/murmur2';
 import type { Redis } from '@signalbox/redis/redis';
 import { entryOf, pieceData, type StreamEntry, type StreamEvent } from './stream-event.ts';
-import { formatStreamId, parseStreamId, type StreamPosition } from './stream-id.ts';
 import type { StreamKeys } from './stream-keys.ts';
 import { appendScript, markBootScript, readScript } from './stream-scripts.ts';
 

@@ -1,3 +1,5 @@
+import { streamSettings } from '@signalbox/api/stream-settings';
+import { writeSettings } from '@signalbox/api/write-settings';
 import { databaseSettings } from '@signalbox/config/database-settings';
 import { httpSettings } from '@signalbox/config/http-settings';
 import { kafkaSettings } from '@signalbox/config/kafka-settings';
@@ -14,31 +16,19 @@ export const gatewaySettings = {
   ...outboxSettings,
   ...redisSettings,
   ...httpSettings,
+  ...writeSettings,
+  ...streamSettings,
   defaultPersonaId: text({
     env: 'DEFAULT_PERSONA_ID',
     doc: 'Persona of a new session whose first message names none.',
     default: 'assistant',
     max: 128,
   }),
-  acceptTimeoutMs: integer({
-    env: 'ACCEPT_TIMEOUT_MS',
-    doc: 'How long a message is tried to be stored, with the same ids, before 503.',
-    default: 5_000,
-    min: 100,
-    max: 60_000,
-  }),
   tenantMaxOpenTurns: integer({
     env: 'TENANT_MAX_OPEN_TURNS',
     doc: 'Turns of one tenant that may wait or run; past it a message is answered 429.',
     default: 10_000,
     min: 1,
-  }),
-  idempotencyKeepHours: integer({
-    env: 'IDEMPOTENCY_KEEP_HOURS',
-    doc: 'How long the answer to an Idempotency-Key is kept.',
-    default: 24,
-    min: 1,
-    max: 8_760,
   }),
   sessionEventsKeepDays: integer({
     env: 'SESSION_EVENTS_KEEP_DAYS',
@@ -74,34 +64,6 @@ export const gatewaySettings = {
     default: 10_000,
     min: 100,
     max: 1_000_000,
-  }),
-  streamKeepaliveMs: integer({
-    env: 'STREAM_KEEPALIVE_MS',
-    doc: 'An idle event stream gets a comment, a WebSocket a ping, this often.',
-    default: 15_000,
-    min: 100,
-    max: 120_000,
-  }),
-  streamRetryMs: integer({
-    env: 'STREAM_RETRY_MS',
-    doc: 'What an event stream tells its client to wait before it connects again.',
-    default: 2_000,
-    min: 0,
-    max: 60_000,
-  }),
-  streamMaxBufferedBytes: integer({
-    env: 'STREAM_MAX_BUFFERED_BYTES',
-    doc: 'A reader that lets more than this wait for it is cut. Larger than any one event: about 1 MB, more when escaped.',
-    default: 8_388_608,
-    min: 1_048_576,
-    max: 67_108_864,
-  }),
-  streamMaxStallMs: integer({
-    env: 'STREAM_MAX_STALL_MS',
-    doc: 'A reader that takes nothing of what waits for it in this time is cut.',
-    default: 30_000,
-    min: 100,
-    max: 600_000,
   }),
 };
 

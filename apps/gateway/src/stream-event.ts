@@ -1,6 +1,6 @@
+import { formatStreamId, type StreamPosition } from '@signalbox/api/stream-id';
 import { isDeltaEvent, isTerminalEvent } from '@signalbox/contracts/conversation-outbound';
 import type { IntakeRecord } from '@signalbox/messaging/messaging';
-import { formatStreamId, type StreamPosition } from './stream-id.ts';
 
 /** What an event means to the append script (stream-scripts.ts tells each). */
 export type EventKind = 'd' | 't' | 'r' | 's' | 'x' | 'c' | 'q' | 'e';

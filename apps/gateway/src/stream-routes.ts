@@ -1,3 +1,5 @@
+import { lastEventIdOf, resumePosition } from '@signalbox/api/last-event-id';
+import { formatStreamId, type StreamPosition, streamStart } from '@signalbox/api/stream-id';
 import { fault } from '@signalbox/faults/fault';
 import { encodeEvent, openEventStream } from '@signalbox/http/event-stream';
 import type { FastifyRequest, HttpServer } from '@signalbox/http/types';
@@ -8,7 +10,6 @@ import type { SessionFeeds } from './session-feeds.ts';
 import { noSession, refusePruned, sessionOf } from './session-routes.ts';
 import type { SessionRef } from './session-stream.ts';
 import type { StreamEntry } from './stream-event.ts';
-import { formatStreamId, parseStreamId, type StreamPosition, streamStart } from './stream-id.ts';
 
 export interface StreamRouteOptions {
   readonly feeds: SessionFeeds;
@@ -54,12 +55,7 @@ export function streamRoutes(server: HttpServer, options: StreamRouteOptions): v
 
   /** Where the stream begins: behind the id given, else before the first event of the oldest open turn. */
   async function beginningOf(session: SessionRef, lastEventId: string | undefined): Promise<StreamPosition> {
-    const after = lastEventId === undefined ? undefined : parseStreamId(lastEventId);
-    if (lastEventId !== undefined && (after === undefined || after.epoch > epoch)) {
-      throw fault('MALFORMED_REQUEST', 'Last-Event-ID is no id of this stream', {
-        errors: [{ path: 'headers/last-event-id', message: 'must be an id that this stream has sent' }],
-      });
-    }
+    const after = lastEventId === undefined ? undefined : resumePosition(lastEventId, epoch);
     const place = await findPlace({ ...session, wantStart: after === undefined });
     if (place === 'missing') throw noSession();
     if (after === undefined) return place.start ?? place.pruned ?? streamStart;
@@ -168,12 +164,4 @@ export function streamRoutes(server: HttpServer, options: StreamRouteOptions): v
       });
     },
   });
-}
-
-/** The header wins: a client library sets it when it connects again with the address it began with. */
-function lastEventIdOf(request: FastifyRequest, fromQuery: string | undefined): string | undefined {
-  const header = request.headers['last-event-id'];
-  const text = Array.isArray(header) ? header.join(',') : header;
-  // The HTML standard sends none for an empty id.
-  return text === undefined || text === '' ? fromQuery : text;
 }

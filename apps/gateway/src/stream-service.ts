@@ -1,3 +1,4 @@
+import { repeat } from '@signalbox/api/repeat';
 import { asFault } from '@signalbox/faults/fault';
 import type { Consumer, Messaging } from '@signalbox/messaging/messaging';
 import { seekBack } from '@signalbox/messaging/seek-back';
@@ -8,7 +9,6 @@ import { createAppendEvents } from './append-events.ts';
 import { findPlaces, type PlaceRequest, type SessionPlace, storeEvents } from './event-store.ts';
 import { createPartitionRebuild } from './partition-rebuild.ts';
 import { createReadStream, createSlots } from './read-stream.ts';
-import { repeat } from './repeat.ts';
 import { createSessionFeeds, type SessionFeeds } from './session-feeds.ts';
 import { createSessionStreams } from './session-stream.ts';
 import type { GatewaySettings } from './settings.ts';

@@ -1,6 +1,6 @@
+import { comparePositions, type StreamPosition } from '@signalbox/api/stream-id';
 import type { SessionStreams } from '../src/session-stream.ts';
 import type { StreamEvent } from '../src/stream-event.ts';
-import { comparePositions, type StreamPosition } from '../src/stream-id.ts';
 
 export interface BootTable {
   readonly boot: Map<number, string>;

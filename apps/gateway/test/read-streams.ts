@@ -1,5 +1,5 @@
+import { comparePositions, parseStreamId } from '@signalbox/api/stream-id';
 import type { SseEvent } from '@signalbox/testkit/sse';
-import { comparePositions, parseStreamId } from '../src/stream-id.ts';
 import { follow, type OutboundEvent } from './gateway-fixture.ts';
 
 /** Whether an answer's end is among the events. */

@@ -94,7 +94,7 @@ async function exists(server: Database, name: string): Promise<boolean> {
   return (await server.query('SELECT 1 FROM pg_database WHERE datname = $1', [name])).length > 0;
 }
 
-/** Of every migration, and of the SQL of libs/work, which migrations are made from. */
+/** Of every migration, and of the SQL of libs/work and libs/api, which migrations are made from. */
 function migrationsHash(): string {
   const hash = createHash('sha256');
   for (const path of migrationSources()) {
@@ -107,7 +107,7 @@ function migrationSources(): string[] {
   const packages = ['libs', 'apps'].flatMap((folder) =>
     readdirSync(join(root, folder)).map((name) => `${folder}/${name}/migrations`),
   );
-  return [...packages, 'libs/work/src/sql', 'libs/work/src']
+  return [...packages, 'libs/work/src/sql', 'libs/work/src', 'libs/api/src/sql']
     .filter((folder) => existsSync(join(root, folder)))
     .flatMap((folder) => readdirSync(join(root, folder)).map((file) => `${folder}/${file}`))
     .filter((path) => /migrations\/.+\.(sql|ts)$|\/sql\/.+\.ts$|queue-migration\.ts$/.test(path))

@@ -7,6 +7,7 @@ import { type FaultProxy, startFaultProxy } from '@signalbox/testkit/fault-proxy
 import { waitFor } from '@signalbox/testkit/wait';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { createIdempotencyStore, type Effect } from './idempotency-store.ts';
+import { idempotencyKeysSql } from './sql/idempotency-keys.ts';
 import type { Settled, Write } from './write-routes.ts';
 
 /** Keys over replicas (each store here is one) and over connections that break at the worst moment. */
@@ -34,6 +35,7 @@ const open = (url: string, poolSize: number) =>
 beforeAll(async () => {
   test = await createTestDatabase();
   await test.query('create schema probe; grant usage on schema probe to public');
+  await test.query(idempotencyKeysSql({ schema: 'probe', role: 'signalbox_gateway' }));
   await test.query(
     'create table probe.effects (id uuid, held boolean); grant insert on probe.effects to public',
   );
@@ -60,7 +62,8 @@ beforeEach(() => {
   effects = 0;
 });
 
-const replica = (database: Database, timeoutMs = 8000) => createIdempotencyStore({ database, timeoutMs });
+const replica = (database: Database, timeoutMs = 8000) =>
+  createIdempotencyStore({ database, schema: 'probe', timeoutMs });
 const write = (given: Partial<Write> = {}): Write => ({
   tenant: 'acme',
   route: 'POST /test',
@@ -195,14 +198,14 @@ it('forgets a key when its time is over, and not before', async () => {
   const first = await store.once(old, effect());
   await store.once(young, effect());
   await test.query(
-    `update gateway.idempotency_keys set created_at = now() - interval '24 hours 1 second' where key = $1`,
+    `update probe.idempotency_keys set created_at = now() - interval '24 hours 1 second' where key = $1`,
     [old.key],
   );
   await test.query(
-    `update gateway.idempotency_keys set created_at = now() - interval '23 hours 59 minutes' where key = $1`,
+    `update probe.idempotency_keys set created_at = now() - interval '23 hours 59 minutes' where key = $1`,
     [young.key],
   );
-  await test.query(`select gateway.prune(interval '24 hours', interval '30 days', 100)`);
+  await test.query(`select probe.forget_keys(interval '24 hours', 100)`);
   const again = await store.once(old, effect());
   expect(again.replayed).toBe(false);
   expect(again.answer).not.toEqual(first.answer);

@@ -15,24 +15,33 @@ interface KeyRow {
   readonly answer: object | null;
 }
 
-const takeKey = {
-  name: 'gateway_key_take',
-  text: `insert into gateway.idempotency_keys (tenant, route, key, body_hash, event_id, answer)
-    values ($1, $2, $3, $4, $5, 'null') on conflict do nothing returning key`,
-};
-const readKey = {
-  name: 'gateway_key_read',
-  text: `select body_hash, event_id, status, location, answer from gateway.idempotency_keys
-    where tenant = $1 and route = $2 and key = $3`,
-};
-const keepAnswer = {
-  name: 'gateway_key_keep',
-  text: `update gateway.idempotency_keys set status = $4, location = $5, answer = $6
-    where tenant = $1 and route = $2 and key = $3`,
-};
+/** The store's statements on the table of `sql/idempotency-keys.ts`. */
+function statements(schema: string) {
+  if (!/^[a-z][a-z_]{0,40}$/.test(schema)) throw new Error(`${schema}: not a plain SQL name`);
+  const table = `${schema}.idempotency_keys`;
+  return {
+    takeKey: {
+      name: `${schema}_key_take`,
+      text: `insert into ${table} (tenant, route, key, body_hash, event_id, answer)
+        values ($1, $2, $3, $4, $5, 'null') on conflict do nothing returning key`,
+    },
+    readKey: {
+      name: `${schema}_key_read`,
+      text: `select body_hash, event_id, status, location, answer from ${table}
+        where tenant = $1 and route = $2 and key = $3`,
+    },
+    keepAnswer: {
+      name: `${schema}_key_keep`,
+      text: `update ${table} set status = $4, location = $5, answer = $6
+        where tenant = $1 and route = $2 and key = $3`,
+    },
+  };
+}
 
 export interface IdempotencyStoreOptions {
   readonly database: Database;
+  /** Whose `idempotency_keys` they are. */
+  readonly schema: string;
   /** How long a write whose outcome is unknown is repeated with the same ids. */
   readonly timeoutMs: number;
 }
@@ -46,7 +55,9 @@ export interface IdempotencyStoreOptions {
  * A transaction whose outcome is unknown is repeated under the same request id: a row with that id says that the effect
  * is there. A request without a key is given one that no client can send (it holds a blank), for the same reason.
  */
-export function createIdempotencyStore({ database, timeoutMs }: IdempotencyStoreOptions) {
+export function createIdempotencyStore({ database, schema, timeoutMs }: IdempotencyStoreOptions) {
+  const { takeKey, readKey, keepAnswer } = statements(schema);
+
   async function attempt(write: Write, key: string, requestId: string, effect: Effect, leftMs: number) {
     const { tenant, route, bodyHash } = write;
     const id = [tenant, route, key];

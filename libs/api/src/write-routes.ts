@@ -89,6 +89,8 @@ const reading: ReadonlySet<string> = new Set(['GET', 'HEAD', 'OPTIONS']);
 
 export function createWriteRoutes(options: {
   readonly database: Database;
+  /** The schema that holds the service's `idempotency_keys`. */
+  readonly schema: string;
   readonly timeoutMs: number;
 }): WriteRoutes {
   const store = createIdempotencyStore(options);

@@ -37,7 +37,7 @@ beforeEach(() => {
     board: createBoard({ service: 'test', version: '1' }),
     lifecycle: createLifecycle(),
   });
-  writes = createWriteRoutes({ database, timeoutMs: 100 });
+  writes = createWriteRoutes({ database, schema: 'probe', timeoutMs: 100 });
   writes.guard(server);
 });
 afterEach(() => server.close());
