@@ -195,6 +195,20 @@ const codes = {
     'The process that ran a tool without idempotency died; whether it took effect is not known, so it is not repeated.',
   ),
 
+  // Calls to addresses that tenants name.
+  ADDRESS_REFUSED: kind(
+    422,
+    false,
+    'Address refused',
+    'The address is private, of this machine or network, or cannot be read; it is never called.',
+  ),
+  CALL_FAILED: kind(
+    502,
+    true,
+    'Call failed',
+    'An address outside refused the connection, broke it off or answered what cannot be read.',
+  ),
+
   // Work and messages.
   LEASE_LOST: kind(
     409,
