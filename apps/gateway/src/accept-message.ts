@@ -1,3 +1,4 @@
+import type { AcceptLoad, Place } from '@signalbox/api/accept-load';
 import { keyReused } from '@signalbox/api/idempotency-store';
 import type { MessagePosted, MultitaskStrategy } from '@signalbox/contracts/conversation-inbound';
 import { conversationInboundSchema } from '@signalbox/contracts/conversation-inbound';
@@ -6,7 +7,6 @@ import { sessionKey } from '@signalbox/contracts/keys';
 import { fault } from '@signalbox/faults/fault';
 import { failPoint } from '@signalbox/lifecycle/fail-point';
 import { type OutgoingMessage, toRecord } from '@signalbox/messaging/outgoing';
-import type { AcceptLoad, Place } from './accept-load.ts';
 import type { AcceptOutcome, AcceptRow, MessageIds, StoredAnswer } from './accept-store.ts';
 import type { PersonaCache } from './persona-cache.ts';
 

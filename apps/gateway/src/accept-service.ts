@@ -1,9 +1,9 @@
+import { createAcceptLoad } from '@signalbox/api/accept-load';
 import { repeat } from '@signalbox/api/repeat';
 import type { Messaging } from '@signalbox/messaging/messaging';
 import type { Database } from '@signalbox/postgres/database';
 import type { ProbeDetail } from '@signalbox/readiness/board';
 import type { Counter, Logger, Metrics } from '@signalbox/telemetry/telemetry';
-import { createAcceptLoad } from './accept-load.ts';
 import {
   type AcceptedMessage,
   acceptRoute,
@@ -45,9 +45,10 @@ export function createAcceptService(parts: {
 }): AcceptService {
   const { settings, database, messaging, log, metrics } = parts;
   const load = createAcceptLoad({
-    maxOpenTurns: settings.tenantMaxOpenTurns,
+    what: 'turns',
+    maxOpen: settings.tenantMaxOpenTurns,
     isOutboxFull: () => messaging.outbox.full,
-    countOpenTurns: (tenants, bound) => countOpenTurns(database, tenants, bound),
+    countOpen: (tenants, bound) => countOpenTurns(database, tenants, bound),
     onFailure: (error) => log.debug('accept.load_unknown', { error }),
   });
   const storeTick = createAcceptStore({

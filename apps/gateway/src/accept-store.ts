@@ -1,10 +1,10 @@
+import { groupByTenant } from '@signalbox/api/tenant-rows';
 import type { RecordHeaders } from '@signalbox/contracts/headers';
 import { sessionKey } from '@signalbox/contracts/keys';
 import { type Fault, fault, isFault } from '@signalbox/faults/fault';
 import { pause } from '@signalbox/lifecycle/pause';
 import type { Outbox, PutResult } from '@signalbox/messaging/messaging';
 import type { Database } from '@signalbox/postgres/database';
-import { groupByTenant } from './tick-batcher.ts';
 
 /** One message on its way in. The ids are made before the first try, so that a repeat is the same request. */
 export interface AcceptRow {

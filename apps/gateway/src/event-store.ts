@@ -1,10 +1,10 @@
 import type { StreamPosition } from '@signalbox/api/stream-id';
+import { groupByTenant } from '@signalbox/api/tenant-rows';
 import { isTerminalEvent } from '@signalbox/contracts/conversation-outbound';
 import { fault } from '@signalbox/faults/fault';
 import type { Database } from '@signalbox/postgres/database';
 import type { SessionRef } from './session-stream.ts';
 import { entryOf, type StreamEntry, type StreamEvent } from './stream-event.ts';
-import { groupByTenant } from './tick-batcher.ts';
 
 /** What the database has made of an event; gateway.store_events tells each. */
 export type StoreOutcome = 'stored' | 'known' | 'repeat' | 'stale' | 'clash' | 'failed';

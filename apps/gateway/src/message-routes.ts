@@ -1,8 +1,8 @@
+import { busyRetrySeconds } from '@signalbox/api/accept-load';
 import type { WriteRoutes } from '@signalbox/api/write-routes';
 import { asFault, isFault } from '@signalbox/faults/fault';
 import type { FastifyReply, HttpServer } from '@signalbox/http/types';
 import type { Counter } from '@signalbox/telemetry/telemetry';
-import { busyRetrySeconds } from './accept-load.ts';
 import type { AcceptedMessage, PostedMessage } from './accept-message.ts';
 import { PostedMessageReply, PostMessageBody } from './request-schemas.ts';
 

@@ -1,3 +1,4 @@
+import type { Slots } from '@signalbox/api/slots';
 import { comparePositions, formatStreamId, type StreamPosition } from '@signalbox/api/stream-id';
 import type { Database } from '@signalbox/postgres/database';
 import { eventsAfter } from './event-store.ts';
@@ -60,24 +61,5 @@ export function createReadStream(options: ReadStreamOptions): ReadStream {
     const stored = await refillSlots(() => eventsAfter(database, session, after, gap.upTo, pageEntries));
     if (stored.length === pageEntries) return { state: 'read', entries: stored, more: true };
     return { state: 'read', entries: [...stored, ...look.entries], more };
-  };
-}
-
-export type Slots = <T>(run: () => Promise<T>) => Promise<T>;
-
-/** At most `count` runs at once, the others in turn: 10 000 readers that come back must not take the database's pool. */
-export function createSlots(count: number): Slots {
-  let free = count;
-  const queue: (() => void)[] = [];
-  return async (run) => {
-    if (free > 0) free -= 1;
-    else await new Promise<void>((resolve) => queue.push(resolve));
-    try {
-      return await run();
-    } finally {
-      const next = queue.shift();
-      if (next === undefined) free += 1;
-      else next(); // the slot passes on
-    }
   };
 }

@@ -1,6 +1,6 @@
+import { groupByTenant } from '@signalbox/api/tenant-rows';
 import type { IntakeRecord } from '@signalbox/messaging/messaging';
 import type { Transaction } from '@signalbox/postgres/database';
-import { groupByTenant } from './tick-batcher.ts';
 
 /** Keeps the copy of tool.catalog: the row's own offset makes a redelivered or older record a no-op. */
 export async function storeTools(records: readonly IntakeRecord[], tx: Transaction): Promise<void> {

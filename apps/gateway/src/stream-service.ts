@@ -1,4 +1,5 @@
 import { repeat } from '@signalbox/api/repeat';
+import { createSlots } from '@signalbox/api/slots';
 import { asFault } from '@signalbox/faults/fault';
 import type { Consumer, Messaging } from '@signalbox/messaging/messaging';
 import { seekBack } from '@signalbox/messaging/seek-back';
@@ -8,7 +9,7 @@ import type { Logger, Metrics } from '@signalbox/telemetry/telemetry';
 import { createAppendEvents } from './append-events.ts';
 import { findPlaces, type PlaceRequest, type SessionPlace, storeEvents } from './event-store.ts';
 import { createPartitionRebuild } from './partition-rebuild.ts';
-import { createReadStream, createSlots } from './read-stream.ts';
+import { createReadStream } from './read-stream.ts';
 import { createSessionFeeds, type SessionFeeds } from './session-feeds.ts';
 import { createSessionStreams } from './session-stream.ts';
 import type { GatewaySettings } from './settings.ts';

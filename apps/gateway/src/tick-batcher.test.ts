@@ -1,6 +1,6 @@
 import { setImmediate as nextTick } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
-import { createTickBatcher, groupByTenant } from './tick-batcher.ts';
+import { createTickBatcher } from './tick-batcher.ts';
 
 function batcher(
   overrides: Partial<
@@ -108,21 +108,5 @@ describe('tick batcher', () => {
     expect(both.map(({ status }) => status)).toEqual(['rejected', 'rejected']);
     fail = false;
     expect(await subject.add(3)).toBe(3);
-  });
-});
-
-describe('rows by tenant', () => {
-  it('puts tenants in text order with their rows side by side, and knows where each came from', () => {
-    const items = [
-      { tenant: 'b', n: 1 },
-      { tenant: 'a', n: 2 },
-      { tenant: 'b', n: 3 },
-      { tenant: 'a', n: 4 },
-    ];
-    const { tenants, upto, rows, origin } = groupByTenant(items);
-    expect(tenants).toEqual(['a', 'b']);
-    expect(upto).toEqual([2, 4]);
-    expect(rows.map(({ n }) => n)).toEqual([2, 4, 1, 3]);
-    expect(origin).toEqual([1, 3, 0, 2]);
   });
 });

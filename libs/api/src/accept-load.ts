@@ -1,9 +1,9 @@
-import { outboxFull } from '@signalbox/api/outbox-full';
 import { asFault, fault } from '@signalbox/faults/fault';
+import { outboxFull } from './outbox-full.ts';
 
 export interface AcceptLoad {
   /**
-   * A place for one message on its way in, to be given back when it is known whether it was stored. Throws OUTBOX_FULL or
+   * A place for one of them on its way in, to be given back when it is known whether it was stored. Throws OUTBOX_FULL or
    * TENANT_BUSY; answers at once, from the last count.
    */
   admit(tenant: string): Place;
@@ -12,16 +12,18 @@ export interface AcceptLoad {
 }
 
 export interface Place {
-  /** The message was stored (it counts until the database counts it) or it was not. Call it once. */
+  /** It was stored (it counts until the database counts it) or it was not. Call it once. */
   settle(stored: boolean): void;
 }
 
 export interface AcceptLoadOptions {
-  readonly maxOpenTurns: number;
+  /** What is counted, for the refusal: `turns`, `tasks`. */
+  readonly what: string;
+  readonly maxOpen: number;
   /** Whether OUTBOX_MAX_ROWS wait for the broker, as last counted. */
   isOutboxFull(): boolean;
-  /** Open turns of these tenants, counted up to a bound. */
-  countOpenTurns(tenants: readonly string[], bound: number): Promise<ReadonlyMap<string, number>>;
+  /** What these tenants have open, counted up to a bound. */
+  countOpen(tenants: readonly string[], bound: number): Promise<ReadonlyMap<string, number>>;
   onFailure(error: unknown): void;
   now?(): number;
 }
@@ -36,19 +38,19 @@ interface TenantLoad {
   usedAt: number;
 }
 
-/** Turns are counted a few times a second; a turn takes longer than this. */
+/** They are counted a few times a second; a turn or task takes longer than this. */
 export const busyRetrySeconds = 1;
 
 /** A tenant that sent nothing for this long is not counted any more. */
 const forgetMs = 60_000;
 
 /**
- * The two bounds at the door (delivery rules 8, 16): rows that wait for the broker, and turns of a tenant that wait or run.
+ * The two bounds at the door (delivery rules 8, 16): rows that wait for the broker, and turns or tasks of a tenant that wait or run.
  * A count a request would cost more than the accept itself, so the database counts a few times a second, and what this
  * replica accepts or has under way in between is added. R replicas overshoot by what R − 1 of them take in one refresh.
  */
 export function createAcceptLoad(options: AcceptLoadOptions): AcceptLoad {
-  const { maxOpenTurns, isOutboxFull, countOpenTurns, onFailure, now = () => performance.now() } = options;
+  const { what, maxOpen, isOutboxFull, countOpen, onFailure, now = () => performance.now() } = options;
   const tenants = new Map<string, TenantLoad>();
   let refreshing: Promise<void> | undefined;
 
@@ -69,9 +71,9 @@ export function createAcceptLoad(options: AcceptLoadOptions): AcceptLoad {
     const before = [...tenants].map(([tenant, load]) => ({ tenant, load, since: load.since }));
     if (before.length === 0) return;
     try {
-      const counts = await countOpenTurns(
+      const counts = await countOpen(
         before.map(({ tenant }) => tenant),
-        maxOpenTurns + 1,
+        maxOpen + 1,
       );
       for (const { tenant, load, since } of before) {
         load.counted = counts.get(tenant) ?? 0;
@@ -86,8 +88,8 @@ export function createAcceptLoad(options: AcceptLoadOptions): AcceptLoad {
     admit(tenant) {
       if (isOutboxFull()) throw outboxFull();
       const load = loadOf(tenant);
-      if (load.counted + load.since + load.pending >= maxOpenTurns) {
-        throw fault('TENANT_BUSY', `${maxOpenTurns} turns of this tenant wait or run`, {
+      if (load.counted + load.since + load.pending >= maxOpen) {
+        throw fault('TENANT_BUSY', `${maxOpen} ${what} of this tenant wait or run`, {
           retryAfterMs: 1000,
         });
       }

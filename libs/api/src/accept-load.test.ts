@@ -8,9 +8,10 @@ function subject(counts: () => Promise<ReadonlyMap<string, number>>) {
   const failures: unknown[] = [];
   const asked: string[][] = [];
   const load = createAcceptLoad({
-    maxOpenTurns: 3,
+    what: 'turns',
+    maxOpen: 3,
     isOutboxFull: () => full,
-    countOpenTurns: (tenants) => {
+    countOpen: (tenants) => {
       asked.push([...tenants]);
       return counts();
     },
