@@ -42,6 +42,7 @@ export class DirectRecords {
     const sending: Sending = {
       topic: record.topic,
       key: record.key,
+      partition: record.partition,
       bytes: wireBytes(record),
       withdrawn: false,
       record: () => record,

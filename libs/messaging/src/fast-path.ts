@@ -1,4 +1,4 @@
-import type { TopicName } from '@signalbox/contracts/topics';
+import { type TopicName, topics } from '@signalbox/contracts/topics';
 import { asFault, fault } from '@signalbox/faults/fault';
 import { failPoint } from '@signalbox/lifecycle/fail-point';
 import { pause } from '@signalbox/lifecycle/pause';
@@ -121,6 +121,10 @@ export class FastPath {
     if (signal?.aborted) return Promise.reject(asFault(signal.reason));
     if (this.#directs.full) {
       return Promise.reject(fault('KAFKA_UNAVAILABLE', 'too many records wait for the broker'));
+    }
+    const { partition = 0 } = record;
+    if (!(Number.isInteger(partition) && partition >= 0 && partition < topics[record.topic].partitions)) {
+      return Promise.reject(fault('RECORD_REFUSED', `${record.topic} has no partition ${partition}`));
     }
     const lane = this.#lanes.get(record.topic, record.key);
     lane.direct = true;

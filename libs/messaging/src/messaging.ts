@@ -6,7 +6,7 @@ import {
   topics,
 } from '@signalbox/contracts/topics';
 import { fault } from '@signalbox/faults/fault';
-import type { Lifecycle } from '@signalbox/lifecycle/lifecycle';
+import type { Lifecycle, StopPhase } from '@signalbox/lifecycle/lifecycle';
 import type { Database } from '@signalbox/postgres/database';
 import type { ProbeDetail } from '@signalbox/readiness/board';
 import type { Logger, Metrics } from '@signalbox/telemetry/telemetry';
@@ -48,6 +48,10 @@ interface Subscribing {
   readonly maxBatch?: number;
   readonly onAssigned?: (partitions: readonly number[]) => void;
   readonly onRevoked?: (partitions: readonly number[]) => void;
+  /** The phase of the stop in which it leaves its group. Default `intake`. */
+  readonly stopPhase?: StopPhase;
+  /** Called at the stop once the consumer has left: ends what its handler has begun, until the signal (5 s). */
+  readonly onStopped?: (signal: AbortSignal) => Promise<void> | void;
 }
 
 export interface ConsumeOptions extends Subscribing {
@@ -112,6 +116,8 @@ export interface Messaging {
 }
 
 const defaultMaxBatch = 256;
+/** How long what a handler has begun may go on at the stop. */
+const endBegunMs = 5_000;
 
 /** Opens messaging for a process; connects when it is first needed, so a service starts while the broker is away. */
 export function openMessaging(options: MessagingOptions): Messaging {
@@ -162,7 +168,7 @@ export function openMessaging(options: MessagingOptions): Messaging {
     if (!isSourceTopic(topic)) throw fault('INTERNAL_ERROR', `${topic} is not a topic that can be consumed`);
     const group = `${settings.kafkaGroupId}.${subscribing.group}.${settings.kafkaTopicPrefix}${topic}`;
     ownTopics.add(topic);
-    const consumer = openSubscription({
+    const subscription = openSubscription({
       bus,
       settings,
       topic,
@@ -179,14 +185,22 @@ export function openMessaging(options: MessagingOptions): Messaging {
       gauges: options.metrics,
       giveUp,
     });
+    const { onStopped, stopPhase = 'intake' } = subscribing;
+    const consumer: Consumer = {
+      ...subscription,
+      async stop(deadlineMs) {
+        await subscription.stop(deadlineMs);
+        await onStopped?.(AbortSignal.timeout(endBegunMs));
+      },
+    };
     if (consumers.length === 0) {
       lifecycle?.background('consumers', (signal) => Promise.race([beyondHelp.promise, aborted(signal)]));
     }
     consumers.push(consumer);
     lifecycle?.onStop({
       name: `consumer ${topic}`,
-      phase: 'intake',
-      timeoutMs: 6_000,
+      phase: stopPhase,
+      timeoutMs: 6_000 + (onStopped === undefined ? 0 : endBegunMs),
       run: () => consumer.stop(5_000),
     });
     return consumer;

@@ -28,14 +28,17 @@ export interface OutgoingMessage {
 export interface DirectRecord {
   readonly topic: TopicName;
   readonly key: string;
+  /** Where it goes, whatever its key says: an answer, to the partition that the asking instance owns (delivery rule 23). */
+  readonly partition?: number | undefined;
   readonly headers: RecordHeaders;
   readonly value: object | Buffer;
 }
 
-/** Topic, key, headers and bytes of one record, without its partition. */
+/** Topic, key, headers and bytes of one record; its key decides the partition, unless it says one. */
 export interface PlainRecord {
   readonly topic: TopicName;
   readonly key: string;
+  readonly partition?: number | undefined;
   readonly headers: RecordHeaders;
   readonly value: Buffer | null;
 }
@@ -52,6 +55,16 @@ export function toRecord(
   traceparent: string | undefined,
   source = 'signalbox',
 ): PlainRecord {
+  const headers = messageHeaders(message, traceparent, source);
+  return { topic: message.topic, key: message.key, headers, value: toBytes(message.topic, message.value) };
+}
+
+/** The headers of a message's record, the CloudEvents set among them. */
+export function messageHeaders(
+  message: Omit<OutgoingMessage, 'value'>,
+  traceparent: string | undefined,
+  source: string,
+): RecordHeaders {
   const now = new Date().toISOString();
   const headers: RecordHeaders = {};
   setTraceparent(headers, message.traceparent ?? traceparent);
@@ -71,7 +84,7 @@ export function toRecord(
   headers[headerNames.ceType] = message.eventType;
   headers[headerNames.ceSpecversion] = '1.0';
   headers[headerNames.ceTime] = now;
-  return { topic: message.topic, key: message.key, headers, value: toBytes(message.topic, message.value) };
+  return headers;
 }
 
 /** The bytes of a direct record. Its headers are left alone. */
@@ -79,6 +92,7 @@ export function toDirectRecord(record: DirectRecord): PlainRecord {
   return {
     topic: record.topic,
     key: record.key,
+    partition: record.partition,
     headers: record.headers,
     value: toBytes(record.topic, record.value),
   };

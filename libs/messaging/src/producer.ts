@@ -12,6 +12,8 @@ import { type Queued, SendQueue } from './send-queue.ts';
 export interface Sending {
   readonly topic: TopicName;
   readonly key: string;
+  /** Where it goes; its key decides if left out. */
+  readonly partition?: number | undefined;
   /** Approximate size on the wire. */
   readonly bytes: number;
   /** Set by the owner: skipped from then on. A try that is under way may still put it into the log. */
@@ -135,7 +137,7 @@ export function createProducer(client: ProducerClient, log: Logger): Producer {
 
   return {
     enqueue(sending) {
-      queue.push(sending, partitionOf(sending.key, topics[sending.topic].partitions));
+      queue.push(sending, sending.partition ?? partitionOf(sending.key, topics[sending.topic].partitions));
       start();
     },
     get queued() {
