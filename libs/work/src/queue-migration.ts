@@ -3,6 +3,7 @@ import { claimSql } from './sql/claim.ts';
 import { enqueueSql } from './sql/enqueue.ts';
 import { leaseSql } from './sql/lease.ts';
 import { outcomeSql } from './sql/outcome.ts';
+import { priorityDownSql, prioritySql } from './sql/priority.ts';
 import { replacedSql } from './sql/replaced.ts';
 import { tablesSql } from './sql/tables.ts';
 import { upkeepSql } from './sql/upkeep.ts';
@@ -50,6 +51,15 @@ export function queueCancelDownSql(names: QueueNames): string {
     cancelDownSql(names),
     protectSql(names),
   ].join('\n');
+}
+
+/** Gives the queue's lanes a priority, for a migration behind `queueSql`: `work_prioritize` sets it. */
+export function queuePrioritySql(names: QueueNames): string {
+  return [prioritySql(names), protectSql(names)].join('\n');
+}
+
+export function queuePriorityDownSql(names: QueueNames): string {
+  return [priorityDownSql(names), protectSql(names)].join('\n');
 }
 
 function protectSql({ schema, items, roles = [`signalbox_${schema}`] }: QueueNames): string {

@@ -57,69 +57,7 @@ $$;
 REVOKE ALL ON FUNCTION ${schema}.work_take(text[], text[], uuid, int, int[]) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION ${schema}.work_take(text[], text[], uuid, int, int[]) TO signalbox_queue;
 
--- Up to p_limit items for p_owner, each lane leased for p_lease_ms. First, if p_take_expired, lanes whose lease ran out
--- and that nobody renewed; then free lanes, tenants in turn, beginning behind p_after (the tenant served last), the
--- longest waiting lane of a tenant first.
-CREATE FUNCTION ${schema}.work_claim(p_owner uuid, p_limit int, p_lease_ms int, p_take_expired boolean, p_formats int[],
-                                     p_after text DEFAULT '')
-RETURNS TABLE (${claimedColumns})
-LANGUAGE plpgsql ${definer} AS $$
-#variable_conflict use_column
-DECLARE
-  v_left int := p_limit;
-  v_tenants text[];
-  v_keys text[];
-  v_locked int;
-  v_taken int;
-  v_ready text[];
-  v_place int;
-  v_tenant text;
-  v_more record;
-  -- A volatile function in the condition could not use the index.
-  v_now timestamptz := clock_timestamp();
-BEGIN
-  IF p_take_expired AND v_left > 0 THEN
-    SELECT array_agg(e.tenant), array_agg(e.key) INTO v_tenants, v_keys FROM (
-      SELECT l.tenant, l.key FROM ${lanes} l
-      WHERE l.owner IS NOT NULL AND l.owner <> p_owner AND l.until < clock_timestamp()
-      LIMIT v_left FOR UPDATE SKIP LOCKED) e;
-    IF v_tenants IS NOT NULL THEN
-      RETURN QUERY SELECT * FROM ${schema}.work_take(v_tenants, v_keys, p_owner, p_lease_ms, p_formats);
-      GET DIAGNOSTICS v_taken = ROW_COUNT;
-      v_left := v_left - v_taken;
-    END IF;
-  END IF;
-  -- More than one round only where lanes turned out not to run, or one tenant had fewer than its share.
-  FOR v_round IN 1..4 LOOP
-    EXIT WHEN v_left <= 0;
-    -- A few more than slots: another claim may be at the lanes of some.
-    v_ready := ${schema}.work_ready_tenants(p_after, least(64, v_left + 8));
-    EXIT WHEN cardinality(v_ready) = 0;
-    v_tenants := '{}';
-    v_keys := '{}';
-    FOR v_place IN 1..cardinality(v_ready) LOOP
-      v_locked := cardinality(v_tenants);
-      EXIT WHEN v_locked >= v_left;
-      v_tenant := v_ready[v_place];
-      FOR v_more IN
-        SELECT l.tenant, l.key FROM ${lanes} l
-        WHERE l.tenant = v_tenant AND l.owner IS NULL AND l.ready_at <= v_now
-        ORDER BY l.ready_at
-        LIMIT ceil((v_left - v_locked) / (cardinality(v_ready) - v_place + 1)::numeric)
-        FOR UPDATE SKIP LOCKED
-      LOOP
-        v_tenants := v_tenants || v_more.tenant::text;
-        v_keys := v_keys || v_more.key::text;
-      END LOOP;
-    END LOOP;
-    EXIT WHEN cardinality(v_tenants) = 0;
-    RETURN QUERY SELECT * FROM ${schema}.work_take(v_tenants, v_keys, p_owner, p_lease_ms, p_formats);
-    GET DIAGNOSTICS v_taken = ROW_COUNT;
-    v_left := v_left - v_taken;
-  END LOOP;
-END;
-$$;
-
+${claimFunctionSql({ schema, items }, definer, 'l.ready_at')}
 -- Tenants with a free lane to claim, in turn from behind p_after on. One index probe a tenant, however many lanes wait.
 CREATE FUNCTION ${schema}.work_ready_tenants(p_after text, p_limit int) RETURNS text[]
 LANGUAGE plpgsql ${inner} AS $$
@@ -149,5 +87,73 @@ END;
 $$;
 REVOKE ALL ON FUNCTION ${schema}.work_ready_tenants(text, int) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION ${schema}.work_ready_tenants(text, int) TO signalbox_queue;
+`;
+}
+
+/** `order`: which of a tenant's free lanes comes first; there is an index that gives it. */
+export function claimFunctionSql({ schema }: QueueNames, rights: string, order: string): string {
+  return `
+-- Up to p_limit items for p_owner, each lane leased for p_lease_ms. First, if p_take_expired, lanes whose lease ran out
+-- and that nobody renewed; then free lanes, tenants in turn, beginning behind p_after (the tenant served last), the
+-- longest waiting lane of a tenant first.
+CREATE FUNCTION ${schema}.work_claim(p_owner uuid, p_limit int, p_lease_ms int, p_take_expired boolean, p_formats int[],
+                                     p_after text DEFAULT '')
+RETURNS TABLE (${claimedColumns})
+LANGUAGE plpgsql ${rights} AS $$
+#variable_conflict use_column
+DECLARE
+  v_left int := p_limit;
+  v_tenants text[];
+  v_keys text[];
+  v_locked int;
+  v_taken int;
+  v_ready text[];
+  v_place int;
+  v_tenant text;
+  v_more record;
+  -- A volatile function in the condition could not use the index.
+  v_now timestamptz := clock_timestamp();
+BEGIN
+  IF p_take_expired AND v_left > 0 THEN
+    SELECT array_agg(e.tenant), array_agg(e.key) INTO v_tenants, v_keys FROM (
+      SELECT l.tenant, l.key FROM ${schema}.lanes l
+      WHERE l.owner IS NOT NULL AND l.owner <> p_owner AND l.until < clock_timestamp()
+      LIMIT v_left FOR UPDATE SKIP LOCKED) e;
+    IF v_tenants IS NOT NULL THEN
+      RETURN QUERY SELECT * FROM ${schema}.work_take(v_tenants, v_keys, p_owner, p_lease_ms, p_formats);
+      GET DIAGNOSTICS v_taken = ROW_COUNT;
+      v_left := v_left - v_taken;
+    END IF;
+  END IF;
+  -- More than one round only where lanes turned out not to run, or one tenant had fewer than its share.
+  FOR v_round IN 1..4 LOOP
+    EXIT WHEN v_left <= 0;
+    -- A few more than slots: another claim may be at the lanes of some.
+    v_ready := ${schema}.work_ready_tenants(p_after, least(64, v_left + 8));
+    EXIT WHEN cardinality(v_ready) = 0;
+    v_tenants := '{}';
+    v_keys := '{}';
+    FOR v_place IN 1..cardinality(v_ready) LOOP
+      v_locked := cardinality(v_tenants);
+      EXIT WHEN v_locked >= v_left;
+      v_tenant := v_ready[v_place];
+      FOR v_more IN
+        SELECT l.tenant, l.key FROM ${schema}.lanes l
+        WHERE l.tenant = v_tenant AND l.owner IS NULL AND l.ready_at <= v_now
+        ORDER BY ${order}
+        LIMIT ceil((v_left - v_locked) / (cardinality(v_ready) - v_place + 1)::numeric)
+        FOR UPDATE SKIP LOCKED
+      LOOP
+        v_tenants := v_tenants || v_more.tenant::text;
+        v_keys := v_keys || v_more.key::text;
+      END LOOP;
+    END LOOP;
+    EXIT WHEN cardinality(v_tenants) = 0;
+    RETURN QUERY SELECT * FROM ${schema}.work_take(v_tenants, v_keys, p_owner, p_lease_ms, p_formats);
+    GET DIAGNOSTICS v_taken = ROW_COUNT;
+    v_left := v_left - v_taken;
+  END LOOP;
+END;
+$$;
 `;
 }
