@@ -20,7 +20,10 @@ import { startTelemetry } from '@signalbox/telemetry/telemetry';
 import { createAcceptService } from './accept-service.ts';
 import { actionRoutes } from './action-routes.ts';
 import { deadLetterRoutes } from './dead-letter-routes.ts';
+import { memoryWriteRoutes } from './memory-write-routes.ts';
 import { messageRoutes } from './message-routes.ts';
+import { notificationRoutes } from './notification-routes.ts';
+import { storeNotifications } from './notification-store.ts';
 import { pruneForever } from './prune.ts';
 import { sessionRoutes } from './session-routes.ts';
 import { gatewaySettings } from './settings.ts';
@@ -63,7 +66,7 @@ await runMain(async (lifecycle) => {
     log,
     metrics,
     lifecycle,
-    topics: ['conversation.inbound'],
+    topics: ['conversation.inbound', 'memory.writes'],
   });
   const accepting = createAcceptService({ settings, database, messaging, log, metrics });
   const streaming = createStreamService({ settings, database, redis, messaging, log, metrics });
@@ -101,6 +104,8 @@ await runMain(async (lifecycle) => {
         { name: 'chat', description: 'Messages in, event streams out.' },
         { name: 'sessions', description: 'What was said, as pages.' },
         { name: 'tools', description: 'What agents may call.' },
+        { name: 'memory', description: 'What is remembered over sessions.' },
+        { name: 'notifications', description: 'What people should see although they did not ask for it.' },
         { name: 'operations', description: 'What could not be handled, and what to do with it.' },
       ],
     },
@@ -130,6 +135,8 @@ await runMain(async (lifecycle) => {
       open,
     });
     sessionRoutes(api, database);
+    memoryWriteRoutes(api, { writes, outbox: messaging.outbox });
+    notificationRoutes(api, { database, writes });
     deadLetterRoutes(api, { letters: deadLetters(database, log), writes, source: service });
   });
 
@@ -137,6 +144,12 @@ await runMain(async (lifecycle) => {
   await server.listen();
   streaming.consume();
   messaging.consume({ topic: 'tool.catalog', group: 'gateway', inbox: 'own-row', handler: storeTools });
+  messaging.consume({
+    topic: 'ui.notifications',
+    group: 'gateway',
+    inbox: 'own-row',
+    handler: storeNotifications,
+  });
   lifecycle.background('stream boot', (signal) => streaming.watchBoot(signal));
   lifecycle.background('accept load', (signal) => accepting.refreshLoad(signal));
   lifecycle.background('prune', (signal) => pruneForever({ settings, database, log }, signal));

@@ -8,7 +8,12 @@ import { sessionKey, toolKey } from '@signalbox/contracts/keys';
 import { toolCatalogSchema } from '@signalbox/contracts/tool-catalog';
 import { newApiKey } from '@signalbox/identity/api-keys';
 import { createKey, createTenant } from '@signalbox/identity/create-key';
-import { type Messaging, openMessaging, type Receipt } from '@signalbox/messaging/messaging';
+import {
+  type Messaging,
+  type OutgoingMessage,
+  openMessaging,
+  type Receipt,
+} from '@signalbox/messaging/messaging';
 import { toRecord } from '@signalbox/messaging/outgoing';
 import { type Database, openDatabase } from '@signalbox/postgres/database';
 import { openRedis, type Redis } from '@signalbox/redis/redis';
@@ -52,6 +57,8 @@ export interface GatewayFixture {
   start(env?: Record<string, string>): Promise<SpawnedService>;
   /** Puts records into conversation.outbound as the conversation-worker would, one after the other. */
   publish(tenant: string, sessionId: string, events: readonly OutboundEvent[]): Promise<Receipt[]>;
+  /** Puts one record into any topic, as the service that produces it would. */
+  send(message: Omit<OutgoingMessage, 'eventId'> & { readonly eventId?: string }): Promise<Receipt>;
   catalog(tenant: string, name: string, value: Record<string, unknown> | null): Promise<void>;
   /** What a Redis that lost its memory looks like to this fixture's gateways. */
   emptyRedis(): Promise<void>;
@@ -66,7 +73,17 @@ export async function gatewayFixture(): Promise<GatewayFixture> {
   const topics = ownTopics();
   const [database] = await Promise.all([
     createTestDatabase(),
-    topics.create('conversation.inbound', 'conversation.outbound', 'tool.catalog'),
+    topics.create(
+      'conversation.inbound',
+      'conversation.outbound',
+      'tool.catalog',
+      'memory.writes',
+      'memory.recall.requests',
+      'memory.recall.results',
+      'ui.notifications',
+      'jobs.commands',
+      'jobs.results',
+    ),
   ]);
   const redisPrefix = `test-${newId().slice(-12)}:`;
   const redis = openRedis({ url: infra.redisUrl, log, metrics });
@@ -179,6 +196,11 @@ export async function gatewayFixture(): Promise<GatewayFixture> {
         receipts.push(await messaging().producer.direct({ topic, key, headers, value }));
       }
       return receipts;
+    },
+    async send(message) {
+      const { topic, key, value } = message;
+      const { headers } = toRecord({ eventId: newId(), ...message }, message.traceparent);
+      return await messaging().producer.direct({ topic, key, headers, value: value ?? {} });
     },
     async catalog(tenant, name, value) {
       const topic = 'tool.catalog';
