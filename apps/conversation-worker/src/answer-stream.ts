@@ -1,3 +1,4 @@
+import { isDeltaEvent } from '@signalbox/contracts/conversation-outbound';
 import { fault } from '@signalbox/faults/fault';
 import { cleanText, countCodePoints, cutBefore, endsInsidePair } from './code-points.ts';
 
@@ -5,7 +6,13 @@ export type PieceKind = 'assistant.delta' | 'assistant.thinking';
 
 /** A record for the session's stream, without the headers that all of a turn's records share. */
 export interface StreamRecord {
-  readonly eventType: PieceKind | 'turn.started' | 'turn.resumed' | 'tool.started' | 'tool.result';
+  readonly eventType:
+    | PieceKind
+    | 'turn.started'
+    | 'turn.resumed'
+    | 'memory.recalled'
+    | 'tool.started'
+    | 'tool.result';
   readonly value: Readonly<Record<string, unknown>>;
 }
 
@@ -18,7 +25,7 @@ export interface AnswerStreamOptions {
   /** Sent ahead of the first piece, in one request with it when that comes within `openingWaitMs`. */
   readonly opening: readonly StreamRecord[];
   readonly openingWaitMs: number;
-  /** The least time from one record to the next. */
+  /** The least time from one record with text to the next. */
   readonly coalesceMs: number;
   /** Resolves when the broker has the record. Records of one tick go out as one request, in order. */
   send(record: StreamRecord): Promise<unknown>;
@@ -100,6 +107,12 @@ export class AnswerStream {
     if (this.#state.at !== 'failed') this.#ready.push(record);
   }
 
+  /** The same for what comes before a pause, such as the wait for a model: it goes out as soon as nothing is in flight. */
+  tellNow(record: StreamRecord): void {
+    this.tell(record);
+    this.#advance();
+  }
+
   /** Sends what is left and resolves when the broker has acknowledged every record. Throws what made a record fail. */
   drain(): Promise<void> {
     if (this.#state.at === 'failed') return Promise.reject(this.#state.error);
@@ -148,7 +161,9 @@ export class AnswerStream {
       return;
     }
     this.#state = { at: 'sending' };
-    this.#notBefore = performance.now() + this.#options.coalesceMs;
+    if (records.some(({ eventType }) => isDeltaEvent(eventType))) {
+      this.#notBefore = performance.now() + this.#options.coalesceMs;
+    }
     this.#sending = Promise.all(records.map((record) => this.#options.send(record))).then(
       () => {
         this.#state = { at: 'idle' };

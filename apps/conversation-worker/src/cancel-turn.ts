@@ -10,6 +10,8 @@ import { estimateTokens, turnTokens } from './history-window.ts';
 import type { TurnCancel } from './intake-store.ts';
 import type { TurnPayload } from './opened-turn.ts';
 import { withdrawOnLoss } from './send-records.ts';
+import { taskCancelRequested } from './task-events.ts';
+import { turnEnded } from './turn-ended.ts';
 import { directEvent, type TurnIdentity, toolCancelRequested, turnCancelled } from './turn-events.ts';
 import { type ModelOutcome, nextStep, type Step, summarize } from './turn-journal.ts';
 import type { TurnMetrics } from './turn-metrics.ts';
@@ -96,8 +98,8 @@ function lastOutcome({ answer, textBefore, steps, round }: CutShort): ModelOutco
 /**
  * Ends a turn that does not run: it was parked, waited for another try, or its holder is gone. What stands of its answer
  * is the text of its finished steps. For a new attempt the stream is opened as a run would do it, through the outbox in
- * the same transaction: turn.resumed, the text, turn.cancelled. Tools that were asked and have not answered are told that
- * nobody waits for them.
+ * the same transaction: turn.resumed, the text, turn.cancelled. Tools that were asked and tasks that were delegated and have
+ * not ended are told that nobody waits for them.
  */
 export async function endFromJournal(parts: CancelParts, ended: CancelledTurn): Promise<void> {
   const { item, payload, turn, lease } = ended;
@@ -112,6 +114,8 @@ export async function endFromJournal(parts: CancelParts, ended: CancelledTurn): 
     requests: steps.flatMap((each) => {
       if (each.kind === 'model' || each.outcome !== null) return [];
       const { step, operationKey, input } = each;
+      if (input.task !== undefined)
+        return [taskCancelRequested(turn, input.task.task_id, toolOutcome.message)];
       return [toolCancelRequested(turn, { step, callId: operationKey, tool: input.tool })];
     }),
   });
@@ -146,11 +150,16 @@ async function store(parts: CancelParts, ended: CancelledTurn, stands: HowItStan
   const { item, payload, turn, lease, cancel } = ended;
   const { step, outcome, opening, requests, elapsedMs } = stands;
   const { text, textLength, messages } = summarize(stands.steps);
-  await parts.store.cancel(item, lease, {
-    ...{ step, outcome, toolOutcome },
+  await parts.store.end(item, lease, {
+    ...{ step, outcome, toolOutcome, state: 'cancelled' },
     sessionId: payload.session_id,
     history: historyOf(payload.message, messages),
-    messages: [...opening, turnCancelled(turn, item.attempt, cancel, text), ...requests],
+    messages: [
+      ...opening,
+      turnCancelled(turn, item.attempt, cancel, text),
+      ...requests,
+      ...turnEnded(turn, payload, { outcome: 'cancelled', text }),
+    ],
   });
   parts.metrics.ended('cancelled', elapsedMs);
   parts.log.info('turn.cancelled', {

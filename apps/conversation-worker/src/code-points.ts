@@ -7,6 +7,19 @@ export function cleanText(text: string): string {
   return wellFormed.includes('\u0000') ? wellFormed.replaceAll('\u0000', '\ufffd') : wellFormed;
 }
 
+/** A JSON value with all its texts cleaned, names of fields among them. */
+export function cleanFields(fields: Readonly<Record<string, unknown>>): Record<string, unknown> {
+  return Object.fromEntries(
+    Object.entries(fields).map(([name, value]) => [cleanText(name), cleanValue(value)]),
+  );
+}
+
+function cleanValue(value: unknown): unknown {
+  if (typeof value === 'string') return cleanText(value);
+  if (Array.isArray(value)) return value.map(cleanValue);
+  return typeof value === 'object' && value !== null ? cleanFields({ ...value }) : value;
+}
+
 /** Code points of a well-formed text: its UTF-16 units less one for each surrogate pair. */
 export function countCodePoints(text: string): number {
   let pairs = 0;

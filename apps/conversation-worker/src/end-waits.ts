@@ -3,16 +3,16 @@ import { pause } from '@signalbox/lifecycle/pause';
 import type { Database } from '@signalbox/postgres/database';
 import { withoutTrace } from '@signalbox/telemetry/trace';
 import { type TakeOutcomesParts, takeOutcomes } from './take-tool-outcomes.ts';
+import { keepMs } from './upkeep-tasks.ts';
 
 const everyMs = 1_000;
 const atOnce = 100;
-const keepMs = 8 * 86_400_000;
 const pruneAtOnce = 5_000;
 const pruneEveryMs = 60_000;
 
 /**
- * The net under parked turns: a tool whose wait is over gets the outcome `unknown`, and its turn goes on with that. What
- * comes later for the call is stored as late_outcome. Every replica looks, once a second; an outcome counts once, and two
+ * The net under parked turns: a tool or a task whose wait is over gets the outcome `unknown`, and its turn goes on with
+ * that; the task is told to end. What comes later for the call is stored as late_outcome. Every replica looks, once a second; an outcome counts once, and two
  * that look at the same moment are parted by the step's row. Also deletes what is older than a turn's row may become: steps, and
  * the ids of actions.
  */
@@ -47,11 +47,12 @@ async function loop(
 }
 
 async function endExpired(parts: TakeOutcomesParts & { readonly database: Database }): Promise<void> {
-  const waits = await parts.store.expiredWaits(atOnce);
+  const waits = await parts.store.waitsOver(atOnce);
   if (waits.length === 0) return;
   const outcomes = waits.map(
-    ({ tenant, key, turnId, sessionId, requestId, traceparent, step, callId, tool, waitedMs }) => ({
-      ...{ tenant, key, turnId, step, callId, tool, eventId: newId() },
+    ({ tenant, key, turnId, sessionId, requestId, traceparent, step, callId, input, waitedMs }) => ({
+      ...{ tenant, key, turnId, step, callId, tool: input.tool, eventId: newId() },
+      ...(input.task === undefined ? {} : { endTask: input.task.task_id }),
       turn: { tenant, sessionId, turnId, requestId, traceparent },
       outcome: {
         outcome: 'unknown',

@@ -8,8 +8,9 @@ import {
   claimOf,
   type OpenedColumns,
   openedTurn,
+  type TurnPayload,
 } from './opened-turn.ts';
-import type { ToolOutcomeStored } from './turn-journal.ts';
+import type { ToolInput, ToolOutcomeStored } from './turn-journal.ts';
 
 export interface ClaimTerms {
   readonly owner: string;
@@ -20,6 +21,7 @@ export interface ClaimTerms {
 
 /** A message: the row of its turn, and what it does to a busy session. */
 export interface MessageRow extends WorkRow {
+  readonly payload: TurnPayload;
   readonly strategy: MultitaskStrategy;
 }
 
@@ -72,9 +74,15 @@ export interface ArrivedOutcome {
   readonly outcome: ToolOutcomeStored;
 }
 
-/** `attempt` is the step's: that of the turn when it asked for the call. */
+/** An update of a delegated task, for the step that waits for it; `outcome` where the task has ended. */
+export interface ArrivedUpdate extends Omit<ArrivedOutcome, 'outcome'> {
+  readonly seq: number;
+  readonly outcome: ToolOutcomeStored | undefined;
+}
+
+/** `attempt` is the step's: that of the turn when it asked for the call. `shown`: of a task that goes on. */
 export interface OutcomeFate {
-  readonly fate: 'applied' | 'late' | 'repeated' | 'unknown';
+  readonly fate: 'applied' | 'shown' | 'late' | 'repeated' | 'unknown';
   readonly attempt: number;
 }
 
@@ -87,14 +95,14 @@ export interface ExpiredWait {
   readonly traceparent: string | undefined;
   readonly step: number;
   readonly callId: string;
-  readonly tool: string;
+  readonly input: ToolInput;
   readonly waitedMs: number;
 }
 
 /** Versions of a turn's row and steps that this release can continue. */
 export const turnFormats: readonly number[] = [1];
 
-/** The statements of the intakes, one round trip each; what they promise stands in migrations 0042 and 0044. */
+/** The statements of the intakes, one round trip each; what they promise stands in migrations 0042, 0044 and 0047. */
 export function intakeStore(database: Queryable) {
   return {
     /** Enters turns and claims those whose session is free. In the intake's transaction. */
@@ -136,22 +144,21 @@ export function intakeStore(database: Queryable) {
       return new Map(found.map(({ id, ahead }) => [id, ahead]));
     },
 
-    async storeToolOutcomes(tx: Queryable, arrived: readonly ArrivedOutcome[]): Promise<OutcomeFate[]> {
-      const rows = arrived.map((each) => ({
-        tenant: each.tenant,
-        key: each.key,
-        turn_id: each.turnId,
-        step: each.step,
-        call_id: each.callId,
-        event_id: each.eventId,
-        outcome: each.outcome,
-      }));
-      const found = await tx.query<OutcomeFate & { ord: string }>(statements.storeToolOutcomes, [
-        JSON.stringify(rows),
-      ]);
-      const byPlace = new Map(found.map((row) => [Number(row.ord), row]));
-      return arrived.map((_, at) => byPlace.get(at + 1) ?? { fate: 'unknown', attempt: 1 });
+    /** Of turns that were ended here: the messages of those whose end somebody is told of. */
+    async askedTurns(
+      tx: Queryable,
+      turns: readonly { tenant: string; id: string }[],
+    ): Promise<Map<string, TurnPayload>> {
+      const values = [turns.map(({ tenant }) => tenant), turns.map(({ id }) => id)];
+      const found = await tx.query<{ id: string; payload: TurnPayload }>(statements.askedTurns, values);
+      return new Map(found.map(({ id, payload }) => [id, payload]));
     },
+
+    storeToolOutcomes: (tx: Queryable, arrived: readonly ArrivedOutcome[]): Promise<OutcomeFate[]> =>
+      storeArrived(tx, statements.storeToolOutcomes, arrived),
+
+    storeTaskUpdates: (tx: Queryable, arrived: readonly ArrivedUpdate[]): Promise<OutcomeFate[]> =>
+      storeArrived(tx, statements.storeTaskUpdates, arrived),
 
     /** Counts outcomes down and claims the turns that can go on. In the transaction that stored the outcomes. */
     async resumeTurns(
@@ -172,29 +179,36 @@ export function intakeStore(database: Queryable) {
       return found.filter((row) => row.claimed).map(claimedTurn);
     },
 
-    async expiredWaits(limit: number): Promise<ExpiredWait[]> {
-      const found = await database.query<ExpiredColumns>(statements.expiredWaits, [limit]);
+    async waitsOver(limit: number): Promise<ExpiredWait[]> {
+      const found = await database.query<ExpiredColumns>(statements.waitsOver, [limit]);
       return found.map((row) => ({
-        tenant: row.tenant,
-        key: row.key,
-        turnId: row.turn_id,
-        sessionId: row.session_id,
+        ...{ tenant: row.tenant, key: row.key, turnId: row.turn_id, sessionId: row.session_id },
+        ...{ step: row.step, callId: row.call_id, input: row.input, waitedMs: row.waited_ms },
         requestId: row.request_id ?? undefined,
         traceparent: row.traceparent ?? undefined,
-        step: row.step,
-        callId: row.call_id,
-        tool: row.tool,
-        waitedMs: row.waited_ms,
       }));
     },
 
-    /** Deletes steps of turns, and ids of actions, that are older; up to `limit` of each. */
-    async prune(olderThanMs: number, limit: number): Promise<void> {
-      await database.query('select conversation_worker.prune_steps($1, $2)', [olderThanMs, limit]);
-      await database.query(
-        `select messaging.inbox_forget('conversation-worker', make_interval(secs => $1 / 1000.0), $2)`,
+    /** Deletes steps of turns, and ids of actions, that are older; up to `limit` of each. Answers how many went. */
+    async prune(olderThanMs: number, limit: number): Promise<{ steps: number; actions: number }> {
+      const [steps] = await database.query<{ gone: number }>(
+        'select conversation_worker.prune_steps($1, $2) as gone',
         [olderThanMs, limit],
       );
+      const [actions] = await database.query<{ gone: string }>(
+        `select messaging.inbox_forget('conversation-worker', make_interval(secs => $1 / 1000.0), $2) as gone`,
+        [olderThanMs, limit],
+      );
+      return { steps: steps?.gone ?? 0, actions: Number(actions?.gone ?? 0) };
+    },
+
+    /** Deletes turns of the history that are older; up to `limit`. Answers how many went. */
+    async pruneHistory(olderThanMs: number, limit: number): Promise<number> {
+      const [row] = await database.query<{ gone: number }>(
+        'select conversation_worker.prune_history($1, $2) as gone',
+        [olderThanMs, limit],
+      );
+      return row?.gone ?? 0;
     },
   };
 }
@@ -212,8 +226,25 @@ const statements = {
   turnsAhead: call('turns_ahead', '$1::text[], $2::uuid[]'),
   storeToolOutcomes: call('store_tool_outcomes', '$1::jsonb'),
   resumeTurns: call('resume_turns', '$1::text[], $2::text[], $3::uuid[], $4, $5, $6, $7, $8'),
-  expiredWaits: call('expired_waits', '$1'),
+  storeTaskUpdates: call('store_task_updates', '$1::jsonb'),
+  askedTurns: call('asked_turns', '$1::text[], $2::uuid[]'),
+  waitsOver: call('waits_over', '$1'),
 };
+
+async function storeArrived(
+  tx: Queryable,
+  statement: { name: string; text: string },
+  arrived: readonly (ArrivedOutcome | ArrivedUpdate)[],
+): Promise<OutcomeFate[]> {
+  const rows = arrived.map((each) => ({
+    ...{ tenant: each.tenant, key: each.key, turn_id: each.turnId, step: each.step, call_id: each.callId },
+    ...{ event_id: each.eventId, outcome: each.outcome },
+    ...('seq' in each ? { seq: each.seq } : {}),
+  }));
+  const found = await tx.query<OutcomeFate & { ord: string }>(statement, [JSON.stringify(rows)]);
+  const byPlace = new Map(found.map((row) => [Number(row.ord), row]));
+  return arrived.map((_, at) => byPlace.get(at + 1) ?? { fate: 'unknown', attempt: 1 });
+}
 
 function inboundJson(row: InboundRow): object {
   if ('cancels' in row) {
@@ -284,6 +315,6 @@ interface ExpiredColumns {
   readonly traceparent: string | null;
   readonly step: number;
   readonly call_id: string;
-  readonly tool: string;
+  readonly input: ToolInput;
   readonly waited_ms: number;
 }

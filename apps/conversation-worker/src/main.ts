@@ -8,7 +8,9 @@ import { newId } from '@signalbox/contracts/ids';
 import { createServer } from '@signalbox/http/server';
 import { createBoundedFetch } from '@signalbox/http-client/bounded-fetch';
 import { runMain } from '@signalbox/lifecycle/lifecycle';
+import { openAsker } from '@signalbox/messaging/asker';
 import { openMessaging } from '@signalbox/messaging/messaging';
+import { answerUpkeep } from '@signalbox/messaging/upkeep';
 import { openDatabase } from '@signalbox/postgres/database';
 import { expectedMigrations } from '@signalbox/postgres/schema-version';
 import { createBoard } from '@signalbox/readiness/board';
@@ -20,11 +22,13 @@ import { endWaits } from './end-waits.ts';
 import { intakeStore, turnFormats } from './intake-store.ts';
 import { Models } from './models.ts';
 import type { OpenedTurn } from './opened-turn.ts';
+import { openRecaller, type Recaller } from './recall.ts';
 import { turnRunner } from './run-turn.ts';
 import { workerSettings } from './settings.ts';
 import { subscribe } from './subscriptions.ts';
 import { turnMetrics } from './turn-metrics.ts';
 import { turnStore } from './turn-store.ts';
+import { upkeepTasks } from './upkeep-tasks.ts';
 
 const service = 'conversation-worker';
 
@@ -45,7 +49,14 @@ await runMain(async (lifecycle) => {
   lifecycle.onStop({ name: 'database', phase: 'pools', timeoutMs: 6_000, run: () => database.close() });
   const messaging = openMessaging({
     ...{ settings, instanceId: owner, service, database, log, metrics, lifecycle },
-    topics: ['conversation.outbound', 'tool.requests'],
+    topics: ['conversation.outbound', 'tool.requests', 'memory.writes', 'delegation.tasks', 'turn.results'],
+  });
+  const recaller = openRecaller({
+    asker: openAsker({
+      ...{ messaging, service, log, metrics },
+      ...{ requests: 'memory.recall.requests', results: 'memory.recall.results' },
+    }),
+    ...{ deadlineMs: settings.recallDeadlineMs, maxTokens: settings.recallMaxTokens, log, metrics },
   });
   const http = createBoundedFetch({
     maxConnections: settings.httpClientMaxConnections,
@@ -70,6 +81,7 @@ await runMain(async (lifecycle) => {
     name: 'models',
     phase: 'clients',
     run() {
+      recaller.close();
       models.close();
       http.close();
     },
@@ -81,7 +93,7 @@ await runMain(async (lifecycle) => {
   const keepOpened = (item: WorkItem, opened: OpenedTurn) => void openedTurns.set(item, opened);
   const ofTurns = turnMetrics(metrics, () => worker.active());
   const runner = turnRunner({
-    ...{ store, models, outbox: messaging.outbox, service, log, metrics: ofTurns },
+    ...{ store, models, recaller, outbox: messaging.outbox, service, log, metrics: ofTurns },
     handOver: (item, lease) => worker.queue.handOver(database, item, lease),
     direct: (record, signal) => messaging.producer.direct(record, signal),
     takeOpened: (item) => openedTurns.get(item),
@@ -94,6 +106,7 @@ await runMain(async (lifecycle) => {
     },
     maxAttempts: settings.turnMaxAttempts,
     toolWaitMs: settings.toolWaitMs,
+    delegation: { maxDepth: settings.delegationMaxDepth, waitMs: settings.delegationWaitMs },
     coalesceMs: settings.deltaCoalesceMs,
   });
   const worker = startWorker({
@@ -133,7 +146,7 @@ await runMain(async (lifecycle) => {
   board.add({ name: 'disk', required: false, probe: diskProbe({ folders: [settings.dataDir], minFreeMb }) });
   board.add({ name: 'worker_pool', required: true, probe: async () => ({ ...worker.detail() }) });
   board.add({ name: 'outbox', required: false, probe: async () => messaging.outboxDetail() });
-  board.add({ name: 'breakers', required: false, probe: () => models.probe() });
+  board.add({ name: 'breakers', required: false, probe: () => breakers(models, recaller) });
 
   const server = createServer({ settings, log, telemetry, board, lifecycle });
   await server.listen();
@@ -143,7 +156,21 @@ await runMain(async (lifecycle) => {
     ...{ outbox: messaging.outbox, historyTokens: settings.turnHistoryTokens },
   };
   subscribe(messaging, intake);
+  answerUpkeep({
+    ...{ messaging, service, log, metrics },
+    tasks: upkeepTasks(intake.store, worker.queue, settings.sessionExpireDays),
+  });
   lifecycle.background('waits', (signal) => endWaits(intake, signal));
   const address = server.server.address();
   start.started({ port: typeof address === 'object' ? address?.port : undefined });
 });
+
+/** Without memories a turn goes on as well as it can: that degrades, as a model that is not asked does. */
+async function breakers(models: Models, { state }: Recaller) {
+  const shown = await models.probe();
+  return {
+    ...shown,
+    'memory.recall': state,
+    status: state === 'closed' ? shown.status : ('degraded' as const),
+  };
+}

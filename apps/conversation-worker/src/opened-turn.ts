@@ -1,7 +1,9 @@
+import type { TaskTarget } from '@signalbox/contracts/delegation-tasks';
 import type { ModelTool } from '@signalbox/model/model-port';
 import type { ModelProfile } from '@signalbox/model/profiles';
 import type { Claim } from '@signalbox/work/queue';
 import type { HistoryTurn } from './history-window.ts';
+import { delegateTargets, type MemorySettings, memorySettings } from './persona-settings.ts';
 import type { ModelOutcome, ModelStep, ToolInput, ToolOutcomeStored, ToolStep } from './turn-journal.ts';
 
 /** The payload of a turn's row: the posted message, and what its record's headers said. */
@@ -12,6 +14,10 @@ export interface TurnPayload {
   readonly persona_id: string;
   readonly message: string;
   readonly request_id?: string;
+  /** Who is told of the turn's end: reply_to and correlation_id of the record. */
+  readonly asked_by?: { readonly reply_to: string; readonly correlation_id?: string };
+  /** The task that the turn carries out. */
+  readonly delegation?: { readonly task_id: string; readonly depth: number };
 }
 
 /** When a step began and ended, by the database's clock, for the spans. */
@@ -42,6 +48,8 @@ export interface Persona {
   readonly systemPrompt: string;
   readonly modelProfile: string;
   readonly limits: Readonly<Record<string, unknown>>;
+  readonly memory: MemorySettings;
+  readonly delegates: readonly TaskTarget[];
 }
 
 /** A turn that this process has claimed; `opened` when the claim came with the start of the run. */
@@ -73,6 +81,9 @@ export interface OpenedColumns {
     readonly system_prompt: string;
     readonly model_profile: string;
     readonly limits: Readonly<Record<string, unknown>>;
+    /** These two are missing as long as migration 0047 has not run. */
+    readonly memory?: unknown;
+    readonly delegates?: unknown;
   } | null;
   readonly profiles: readonly ProfileColumns[];
   readonly tools: readonly (ModelTool & { readonly timeout_ms: number })[];
@@ -139,6 +150,8 @@ export function openedTurn(row: OpenedColumns): OpenedTurn {
             systemPrompt: persona.system_prompt,
             modelProfile: persona.model_profile,
             limits: persona.limits,
+            memory: memorySettings(persona.memory),
+            delegates: delegateTargets(persona.delegates),
           },
     profiles: row.profiles.map(profileOf),
     tools: row.tools.map(({ name, description, parameters, timeout_ms }) => ({

@@ -1,9 +1,17 @@
 import type { OutgoingMessage } from '@signalbox/messaging/outgoing';
 import type { ModelToolCall } from '@signalbox/model/model-port';
 import type { StreamRecord } from './answer-stream.ts';
+import { type Delegation, delegatedTask, delegateToolName, taskId } from './delegate-tool.ts';
 import { callId } from './operation-key.ts';
-import { type TurnIdentity, toolRequested, toolResultShown, toolStarted } from './turn-events.ts';
-import type { ToolOutcomeStored } from './turn-journal.ts';
+import { taskSubmitted } from './task-events.ts';
+import {
+  type CallToRequest,
+  type TurnIdentity,
+  toolRequested,
+  toolResultShown,
+  toolStarted,
+} from './turn-events.ts';
+import type { ToolInput, ToolOutcomeStored } from './turn-journal.ts';
 import type { NewToolStep } from './turn-store.ts';
 
 export interface ToolRound {
@@ -13,6 +21,8 @@ export interface ToolRound {
   readonly firstStep: number;
   readonly calls: readonly ModelToolCall[];
   readonly tools: readonly { readonly name: string; readonly timeoutMs: number }[];
+  /** Undefined: this persona delegates nothing. */
+  readonly delegation: Delegation | undefined;
   /** Added to a tool's own time limit: the way there and back, and the queue. */
   readonly toolWaitMs: number;
   /** What is left of the turn's time. */
@@ -20,19 +30,21 @@ export interface ToolRound {
   readonly nowMs: number;
 }
 
+const expiryNoticeMs = 2_000;
 const toolNameForm = /^[A-Za-z0-9_.-]{1,64}$/;
 
 export interface RequestedTools {
   readonly steps: readonly NewToolStep[];
   /** For the client, to be in the log before the round is stored. */
   readonly shown: readonly StreamRecord[];
-  /** For the executor, in the transaction that stores the round. */
+  /** For the executor and for delegation-worker, in the transaction that stores the round. */
   readonly requests: readonly OutgoingMessage[];
 }
 
 /**
  * The tool steps of a round and what goes with them. A call that cannot be sent (no such tool for this persona, arguments
- * that are no JSON object) has its outcome at once and the model is told, as of a tool that failed.
+ * that are no JSON object, a task for somebody it may not delegate to) has its outcome at once and the model is told, as
+ * of a tool that failed.
  *
  * tool.started is told by the holder of the lane, directly, before the requests are stored: once they are, the turn is
  * parked and nobody holds the lane. If they cannot be stored, the next attempt says turn.resumed and begins the round
@@ -45,31 +57,88 @@ export function requestTools(round: ToolRound): RequestedTools {
   const requests: OutgoingMessage[] = [];
   for (const [at, call] of round.calls.entries()) {
     const step = round.firstStep + at;
-    const known = round.tools.find(({ name }) => name === call.name);
-    const args = argumentsOf(call.arguments);
     const tool = toolNameForm.test(call.name) ? call.name : 'unnamed';
+    const args = argumentsOf(call.arguments);
     const input = { tool, model_call_id: call.id, arguments: args ?? {} };
     const id = callId(turn.turnId, step, tool, input.arguments);
-    const waitMs = Math.max(0, Math.min((known?.timeoutMs ?? 0) + round.toolWaitMs, round.leftMs));
-    const request = { step, callId: id, input, deadlineAt: new Date(round.nowMs + waitMs).toISOString() };
-    shown.push(toolStarted(turn.turnId, attempt, request));
-    const outcome =
-      known === undefined
-        ? refusal('unknown_tool', 'TOOL_UNKNOWN', `there is no tool ${tool}`)
-        : args === undefined
-          ? refusal('invalid_arguments', 'TOOL_INVALID_ARGUMENTS', 'the arguments are not a JSON object')
-          : undefined;
-    steps.push({ step, callId: id, input, outcome, waitMs });
-    if (outcome === undefined) requests.push(toolRequested(turn, attempt, request));
-    else shown.push(toolResultShown(turn.turnId, attempt, { step, callId: id, tool }, outcome));
+    const { waitMs, outcome, task, request } = wayOf(round, step, call.name, args, id, input);
+    steps.push({ step, callId: id, input: task === undefined ? input : { ...input, task }, outcome, waitMs });
+    shown.push(toolStarted(turn.turnId, attempt, { step, callId: id, input }));
+    if (request !== undefined) requests.push(request);
+    if (outcome !== undefined) {
+      shown.push(toolResultShown(turn.turnId, attempt, { step, callId: id, tool }, outcome));
+    }
   }
   return { steps, shown, requests };
 }
 
-function refusal(outcome: string, error_code: string, message: string): ToolOutcomeStored {
-  return { outcome, error_code, message, output: '', truncated: false, duration_ms: 0 };
+interface WayOfCall {
+  readonly waitMs: number;
+  /** Known at once, of a call that is not sent. */
+  readonly outcome?: ToolOutcomeStored;
+  readonly task?: ToolInput['task'];
+  readonly request?: OutgoingMessage;
 }
 
+/** Where a call goes: to the executor, to delegation-worker, or back. */
+function wayOf(
+  round: ToolRound,
+  step: number,
+  name: string,
+  args: Readonly<Record<string, unknown>> | undefined,
+  id: string,
+  input: ToolInput,
+): WayOfCall {
+  const { turn, delegation } = round;
+  const delegated = delegation !== undefined && name === delegateToolName;
+  const known = round.tools.find((each) => each.name === name);
+  if (known === undefined && !delegated) {
+    return refusal('unknown_tool', 'TOOL_UNKNOWN', `there is no tool ${input.tool}`);
+  }
+  if (args === undefined) {
+    return refusal('invalid_arguments', 'TOOL_INVALID_ARGUMENTS', 'the arguments are not a JSON object');
+  }
+  if (delegated) return wayOfTask(round, step, args, id, delegation);
+  const waitMs = bounded(round, (known?.timeoutMs ?? 0) + round.toolWaitMs);
+  const call: CallToRequest = { step, callId: id, input };
+  return { waitMs, request: toolRequested(turn, round.attempt, call, at(round, waitMs)) };
+}
+
+/** The task has until its deadline; the turn waits a little longer, for the word that it has expired. */
+function wayOfTask(
+  round: ToolRound,
+  step: number,
+  args: Readonly<Record<string, unknown>>,
+  id: string,
+  delegation: Delegation,
+): WayOfCall {
+  const wanted = delegatedTask(args, delegation);
+  if ('refused' in wanted) return refusal(wanted.refused, wanted.code, wanted.message);
+  const { target, input } = wanted;
+  const task = { task_id: taskId(id), target };
+  const { depth, parentTaskId, waitMs } = delegation;
+  const request = taskSubmitted(round.turn, step, {
+    ...{ ...task, input, depth, deadline_at: at(round, bounded(round, waitMs)), submitted_at: at(round, 0) },
+    ...(parentTaskId === undefined ? {} : { parent_task_id: parentTaskId }),
+  });
+  return { waitMs: bounded(round, waitMs + expiryNoticeMs), task, request };
+}
+
+/** No wait is longer than the turn has. */
+function bounded({ leftMs }: ToolRound, waitMs: number): number {
+  return Math.max(0, Math.min(waitMs, leftMs));
+}
+
+function at({ nowMs }: ToolRound, afterMs: number): string {
+  return new Date(nowMs + afterMs).toISOString();
+}
+
+function refusal(outcome: string, error_code: string, message: string): WayOfCall {
+  return {
+    waitMs: 0,
+    outcome: { outcome, error_code, message, output: '', truncated: false, duration_ms: 0 },
+  };
+}
 /** The arguments that the model wrote, if they are a JSON object. */
 function argumentsOf(text: string): Record<string, unknown> | undefined {
   try {

@@ -1,34 +1,18 @@
-import type { EndReason } from '@signalbox/contracts/conversation-outbound';
 import { asFault, fault, isFault } from '@signalbox/faults/fault';
-import { failPoint } from '@signalbox/lifecycle/fail-point';
-import type { Outbox } from '@signalbox/messaging/messaging';
 import { runWithContext } from '@signalbox/telemetry/context';
 import { attribute, startSpan, withSpan } from '@signalbox/telemetry/trace';
 import type { Lease, WorkItem } from '@signalbox/work/worker';
 import { AnswerStream } from './answer-stream.ts';
-import { callModel, type ModelRound } from './call-model.ts';
-import { type CancelParts, type CutShort, endCutShort, endFromJournal } from './cancel-turn.ts';
-import { conversationOf, turnTokens } from './history-window.ts';
+import { type CutShort, endCutShort, endFromJournal } from './cancel-turn.ts';
 import type { TurnCancel } from './intake-store.ts';
-import type { Models } from './models.ts';
-import type { OpenedTurn, Persona, TurnPayload } from './opened-turn.ts';
-import { requestTools } from './request-tools.ts';
-import { recordSender, type SendingParts, withdrawOnLoss } from './send-records.ts';
-import { assistantError, assistantFinal, type TurnIdentity } from './turn-events.ts';
-import { type JournalSummary, nextStep, type Step, summarize } from './turn-journal.ts';
-import { type AfterRound, afterRound, limitsOf, type TurnLimits } from './turn-limits.ts';
+import type { OpenedTurn, TurnPayload } from './opened-turn.ts';
+import { elapsedMs, type Run, runRounds, type TurnParts } from './run-rounds.ts';
+import { recordSender, withdrawOnLoss } from './send-records.ts';
+import { turnEnded } from './turn-ended.ts';
+import { assistantError, type TurnIdentity } from './turn-events.ts';
+import { summarize } from './turn-journal.ts';
+import { limitsOf } from './turn-limits.ts';
 import { openingOf } from './turn-opening.ts';
-
-export interface TurnParts extends CancelParts, SendingParts {
-  readonly models: Models;
-  readonly outbox: Outbox;
-  /** The start of a run that came with its claim, if it did. */
-  takeOpened(item: WorkItem): OpenedTurn | undefined;
-  readonly limits: TurnLimits;
-  readonly maxAttempts: number;
-  readonly toolWaitMs: number;
-  readonly coalesceMs: number;
-}
 
 /** How long the opening of a run waits for the first piece, to go out in one request with it. */
 const openingWaitMs = 5;
@@ -89,14 +73,15 @@ export function turnRunner(parts: TurnParts) {
       const payload = payloadOf(item);
       return inTurn(item, payload, async () => {
         const known = asFault(error);
-        await parts.store.finish(item, lease, {
-          step: 0,
-          outcome: undefined,
-          sessionId: payload.session_id,
-          history: undefined,
-          state: 'failed',
-          error: `${known.code}: ${known.message}`,
-          message: assistantError(identityOf(item, payload), item.attempt, known),
+        const turn = identityOf(item, payload);
+        const { code, message } = known;
+        await parts.store.end(item, lease, {
+          ...{ step: 0, outcome: undefined, sessionId: payload.session_id, history: undefined },
+          ...{ state: 'failed', error: `${code}: ${message}` },
+          messages: [
+            assistantError(turn, item.attempt, known),
+            ...turnEnded(turn, payload, { outcome: 'error', text: '', error_code: code, message }),
+          ],
         });
         parts.metrics.ended('error', Date.now() - item.enqueuedAt.getTime());
         parts.log.error('turn.failed', { turnId: item.id, attempt: item.attempt, error: known });
@@ -137,26 +122,6 @@ function identityOf(item: WorkItem, payload: TurnPayload): TurnIdentity {
     requestId: payload.request_id,
     traceparent: undefined, // that of the run's span, which is in the trace of the row
   };
-}
-
-/** What a run has at hand. */
-interface Run {
-  readonly parts: TurnParts;
-  readonly item: WorkItem;
-  readonly payload: TurnPayload;
-  readonly turn: TurnIdentity;
-  readonly lease: Lease;
-  readonly opened: OpenedTurn;
-  readonly persona: Persona;
-  readonly limits: TurnLimits;
-  readonly answer: AnswerStream;
-  /** Aborts on stop, a lost lease, or a delta that could not be sent. */
-  readonly signal: AbortSignal;
-  readonly timeUp: AbortSignal;
-  readonly cancelled: AbortSignal;
-  readonly startedAt: number;
-  /** As far as the turn has come here. */
-  progress: { readonly steps: readonly Step[]; readonly round: ModelRound | undefined };
 }
 
 async function runOpened(
@@ -229,140 +194,6 @@ function reasonsToEnd(signal: AbortSignal): { stopped: AbortSignal; cancelled: A
   if (signal.aborted) tell();
   else signal.addEventListener('abort', tell, { once: true });
   return { stopped: stopped.signal, cancelled: cancelled.signal };
-}
-
-function elapsedMs({ opened, startedAt }: Run): number {
-  return opened.elapsedMs + (performance.now() - startedAt);
-}
-
-/** Rounds until the turn ends or is parked. */
-async function runRounds(run: Run): Promise<void> {
-  const { opened, answer, parts } = run;
-  const model = await parts.models.get(run.persona.modelProfile, opened.profiles);
-  for (;;) {
-    const { steps } = run.progress;
-    run.cancelled.throwIfAborted();
-    const before = summarize(steps);
-    const step = nextStep(steps);
-    if (run.timeUp.aborted) return await finish(run, before, undefined, step, 'max_turn_time');
-    // The places of what is not built yet: recall adds to `system`, budgets reserve here, policy filters the tools.
-    const round = await callModel({
-      model,
-      request: {
-        system: run.persona.systemPrompt,
-        messages: conversationOf(opened.history, run.payload.message, before.messages),
-        tools: opened.tools,
-        maxOutputTokens: Math.max(1, run.limits.maxOutputTokens - before.outputTokens),
-      },
-      answer,
-      signal: run.signal,
-      timeUp: run.timeUp,
-      cancelled: run.cancelled,
-      attributes: {
-        [attribute.turnId]: run.item.id,
-        [attribute.eventId]: run.payload.event_id,
-        'signalbox.step': step,
-      },
-      onFirstToken: () => {
-        if (step === 0) parts.metrics.firstToken(performance.now() - run.startedAt);
-      },
-    });
-    failPoint('turn.step_done');
-    const { outcome } = round;
-    run.progress = { steps, round };
-    parts.metrics.tokens(outcome.model, outcome.input_tokens, outcome.output_tokens);
-    if (round.end === 'cancelled') throw run.cancelled.reason;
-    const done: Step = { kind: 'model', step, operationKey: '', outcome };
-    const summary = summarize([...steps, done]);
-    const after = decide(run, summary, round.end, outcome.calls.length);
-    if (after.next === 'end') return await finish(run, summary, round, step, after.reason);
-    // An answer that is whole stands; no tool is asked any more.
-    run.cancelled.throwIfAborted();
-    const asked = await storeRound(run, round, step);
-    if (asked.some(({ outcome: known }) => known === null)) return;
-    run.progress = { steps: [...steps, done, ...asked], round: undefined };
-  }
-}
-
-function decide(
-  run: Run,
-  summary: JournalSummary,
-  end: Exclude<ModelRound['end'], 'cancelled'>,
-  calls: number,
-): AfterRound {
-  if (end === 'max_turn_time') return { next: 'end', reason: 'max_turn_time' };
-  return afterRound(summary, end, calls, run.limits);
-}
-
-/** Ends a round of tools. Answers its tool steps: those without an outcome are waited for, and the turn is parked. */
-async function storeRound(run: Run, { outcome }: ModelRound, step: number): Promise<Step[]> {
-  const { parts, item, turn, opened, lease } = run;
-  const { steps, shown, requests } = requestTools({
-    turn,
-    attempt: item.attempt,
-    firstStep: step + 1,
-    calls: outcome.calls,
-    tools: opened.tools,
-    toolWaitMs: parts.toolWaitMs,
-    leftMs: run.limits.maxTurnMs - elapsedMs(run),
-    nowMs: Date.now(),
-  });
-  for (const record of shown) run.answer.tell(record);
-  await run.answer.drain();
-  await parts.store.storeRound(item, lease, { step, outcome, toolSteps: steps, messages: requests });
-  parts.log.debug('turn.tools_requested', { turnId: item.id, step, calls: steps.length });
-  return steps.map(({ step: at, callId, input, outcome: known }) => ({
-    kind: 'tool',
-    step: at,
-    operationKey: callId,
-    input,
-    outcome: known ?? null,
-  }));
-}
-
-/** The final: the whole text, equal to its deltas, all of which are acknowledged by now. */
-async function finish(
-  run: Run,
-  summary: JournalSummary,
-  round: ModelRound | undefined,
-  step: number,
-  endReason: EndReason,
-): Promise<void> {
-  const { parts, item, payload, turn, lease } = run;
-  await run.answer.drain();
-  failPoint('turn.deltas_acknowledged');
-  // Calls that a limit kept from running are no part of the history: every call in it has its result.
-  const spoken = round === undefined ? summary.messages : summary.messages.slice(0, -1);
-  const last =
-    round === undefined || round.outcome.text === ''
-      ? []
-      : [{ role: 'assistant' as const, text: round.outcome.text, toolCalls: [] }];
-  const messages = [{ role: 'user' as const, text: payload.message }, ...spoken, ...last];
-  await parts.store.finish(item, lease, {
-    step,
-    outcome: round?.outcome,
-    sessionId: payload.session_id,
-    history: { messages, tokens: turnTokens(messages) },
-    state: 'done',
-    error: undefined,
-    message: assistantFinal(turn, item.attempt, {
-      text: summary.text,
-      endReason,
-      model: summary.model ?? '',
-      inputTokens: summary.inputTokens,
-      outputTokens: summary.outputTokens,
-    }),
-  });
-  const ms = elapsedMs(run);
-  parts.metrics.ended(endReason, ms);
-  parts.log.info('turn.finished', {
-    turnId: item.id,
-    attempt: item.attempt,
-    endReason,
-    rounds: summary.rounds,
-    toolCalls: summary.toolCalls,
-    ms: Math.round(ms),
-  });
 }
 
 /** The waits that brought this run: each as a span from the request to its outcome, in the turn's trace. */

@@ -81,6 +81,38 @@ export const turnSettings = {
     min: 10,
     max: 3_600_000,
   }),
+  recallDeadlineMs: integer({
+    env: 'RECALL_DEADLINE_MS',
+    doc: 'How long a turn waits for its memories before it goes on without them.',
+    default: 250,
+    min: 10,
+    max: 10_000,
+  }),
+  recallMaxTokens: integer({
+    env: 'RECALL_MAX_TOKENS',
+    doc: 'Estimated tokens of the memories that a model is given.',
+    default: 1_000,
+    max: 100_000,
+  }),
+  delegationWaitMs: integer({
+    env: 'DELEGATION_WAIT_MS',
+    doc: 'How long a task that a turn has delegated may take; then it expires, and the turn goes on without its result.',
+    default: 120_000,
+    min: 100,
+    max: 86_400_000,
+  }),
+  delegationMaxDepth: integer({
+    env: 'DELEGATION_MAX_DEPTH',
+    doc: 'How deep tasks may delegate tasks: one that a conversation or a caller makes has depth 0.',
+    default: 4,
+    max: 64,
+  }),
+  sessionExpireDays: integer({
+    env: 'SESSION_EXPIRE_DAYS',
+    doc: 'After so many days a turn leaves the history that models are shown; 0: never. Done by the upkeep task session_history.',
+    default: 0,
+    max: 36_500,
+  }),
   deltaCoalesceMs: integer({
     env: 'DELTA_COALESCE_MS',
     doc: 'Least time between two delta records of a turn; the first goes out at once.',

@@ -1,7 +1,8 @@
 import type { IntakeContext, IntakeRecord, OutgoingMessage } from '@signalbox/messaging/messaging';
 import type { Transaction } from '@signalbox/postgres/database';
-import type { InboundRow, Taken } from './intake-store.ts';
+import type { InboundRow, IntakeStore, Taken } from './intake-store.ts';
 import type { TakeMessagesParts } from './take-messages.ts';
+import { turnEnded } from './turn-ended.ts';
 import { turnCancelled, turnOf, turnQueued, turnRejected } from './turn-events.ts';
 
 /**
@@ -42,23 +43,54 @@ export async function takeInOrder(
   });
   context.duplicates(taken.filter(({ what }) => what === 'repeated').length);
   tx.afterCommit(() => tell(parts, rows, taken));
+  const asked = await askedFor(store, tx, rows, taken);
   return taken.flatMap((each) => {
     const [record, row] = [records[each.place], rows[each.place]];
-    return record === undefined || row === undefined ? [] : messagesOf(record, row, each);
+    return record === undefined || row === undefined ? [] : messagesOf(record, row, each, asked);
   });
 }
 
-function messagesOf(record: IntakeRecord, row: InboundRow, taken: Taken): OutgoingMessage[] {
+type AskedTurns = Awaited<ReturnType<IntakeStore['askedTurns']>>;
+
+/** Who is told of the ends of turns that are ended here without having run: what their own messages said. */
+async function askedFor(
+  store: IntakeStore,
+  tx: Transaction,
+  rows: readonly InboundRow[],
+  taken: readonly Taken[],
+): Promise<AskedTurns> {
+  const ended = taken.flatMap((each) => {
+    const row = rows[each.place];
+    return each.what === 'cancelled' && row !== undefined ? [{ tenant: row.tenant, id: each.turnId }] : [];
+  });
+  return ended.length === 0 ? new Map() : await store.askedTurns(tx, ended);
+}
+
+function messagesOf(
+  record: IntakeRecord,
+  row: InboundRow,
+  taken: Taken,
+  asked: AskedTurns,
+): OutgoingMessage[] {
   switch (taken.what) {
     case 'taken':
       if (taken.ahead === 0 || !('strategy' in row)) return [];
       return [turnQueued(turnOf(record, taken.turnId), taken.ahead, row.strategy)];
-    case 'rejected':
-      return [turnRejected(turnOf(record, taken.turnId), taken.busyTurnId)];
+    case 'rejected': {
+      const turn = turnOf(record, taken.turnId);
+      const message = `the session is busy with turn ${taken.busyTurnId}`;
+      const ending = { outcome: 'rejected', text: '', error_code: 'SESSION_BUSY', message } as const;
+      return [
+        turnRejected(turn, taken.busyTurnId),
+        ...('payload' in row ? turnEnded(turn, row.payload, ending) : []),
+      ];
+    }
     case 'cancelled': {
       const { turnId, requestId, traceparent, cancel } = taken;
       const { tenant, sessionId } = record;
-      return [turnCancelled({ tenant, sessionId, turnId, requestId, traceparent }, 1, cancel, '')];
+      const turn = { tenant, sessionId, turnId, requestId, traceparent };
+      const ending = { outcome: 'cancelled', text: '' } as const;
+      return [turnCancelled(turn, 1, cancel, ''), ...turnEnded(turn, asked.get(turnId) ?? {}, ending)];
     }
     default:
       return [];

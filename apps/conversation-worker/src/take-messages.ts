@@ -88,7 +88,11 @@ function inboundRow(record: IntakeRecord): InboundRow {
   const posted = readValue('conversation.inbound', 'message.posted', record.value);
   if (posted === undefined) throw poisonRecord(record.offset, 'not a posted message');
   refuseOtherSession(record, posted.session_id);
-  const requestId = record.headers[headerNames.requestId];
+  const {
+    [headerNames.requestId]: requestId,
+    [headerNames.replyTo]: replyTo,
+    [headerNames.correlationId]: correlationId,
+  } = record.headers;
   const payload: TurnPayload = {
     session_id: posted.session_id,
     turn_id: posted.turn_id,
@@ -96,6 +100,15 @@ function inboundRow(record: IntakeRecord): InboundRow {
     persona_id: posted.persona_id,
     message: posted.message,
     ...(requestId === undefined ? {} : { request_id: requestId }),
+    ...(replyTo === undefined
+      ? {}
+      : {
+          asked_by: {
+            reply_to: replyTo,
+            ...(correlationId === undefined ? {} : { correlation_id: correlationId }),
+          },
+        }),
+    ...(posted.delegation === undefined ? {} : { delegation: posted.delegation }),
   };
   return {
     ...{ tenant, key, id: posted.turn_id, format: 1, payload },

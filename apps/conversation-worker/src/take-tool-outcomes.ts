@@ -1,18 +1,27 @@
 import { headerNames } from '@signalbox/contracts/headers';
 import { readValue } from '@signalbox/contracts/validate';
-import type { IntakeHandler, IntakeRecord, Outbox, RecordHead } from '@signalbox/messaging/messaging';
+import type {
+  IntakeHandler,
+  IntakeRecord,
+  Outbox,
+  OutgoingMessage,
+  RecordHead,
+} from '@signalbox/messaging/messaging';
 import type { Transaction } from '@signalbox/postgres/database';
 import type { Logger } from '@signalbox/telemetry/telemetry';
 import type { Worker, WorkItem } from '@signalbox/work/worker';
 import { cleanText } from './code-points.ts';
 import type { ArrivedOutcome, IntakeStore } from './intake-store.ts';
 import type { OpenedTurn } from './opened-turn.ts';
+import { taskCancelRequested } from './task-events.ts';
 import { type TurnIdentity, toolResult } from './turn-events.ts';
 
 /** An outcome with whose it is and the tool's name, for the client's event. */
 export interface OutcomeToTake extends ArrivedOutcome {
   readonly tool: string;
   readonly turn: TurnIdentity;
+  /** Of a task that is not waited for any longer: it is to end. */
+  readonly endTask?: string;
 }
 
 export interface TakeOutcomesParts {
@@ -57,7 +66,7 @@ export async function takeOutcomes(
   outcomes: readonly OutcomeToTake[],
 ): Promise<string[]> {
   if (outcomes.length === 0) return [];
-  const { store, worker, outbox, historyTokens, log } = parts;
+  const { store, log } = parts;
   const fates = await store.storeToolOutcomes(tx, outcomes);
   const applied = outcomes.flatMap((each, at) => {
     const fate = fates[at];
@@ -67,21 +76,36 @@ export async function takeOutcomes(
     }
     return [];
   });
-  if (applied.length > 0) {
-    const shown = applied.map(({ turn, attempt, step, callId, tool, outcome }) =>
-      toolResult(turn, attempt, { step, callId, tool }, outcome),
-    );
-    await worker.claimWithin(tx, async (slots, terms) => {
-      const [claims] = await Promise.all([
-        store.resumeTurns(tx, applied, { ...terms, slots, historyTokens }),
-        outbox.put(tx, shown),
-      ]);
-      for (const claim of claims) parts.keepOpened(claim.item, claim.opened);
-      return { result: undefined, claims, more: claims.length < applied.length };
-    });
-  }
+  const messages = applied.flatMap(({ turn, attempt, step, callId, tool, outcome, endTask }) => [
+    toolResult(turn, attempt, { step, callId, tool }, outcome),
+    ...(endTask === undefined
+      ? []
+      : [taskCancelRequested(turn, endTask, 'it was not waited for any longer')]),
+  ]);
+  await goOn(parts, tx, applied, messages);
   return fates.map(({ fate }) => fate);
 }
+
+/** Counts the outcomes down that were applied, claims the turns that can go on, and puts what is told of it. */
+export async function goOn(
+  parts: TakeOutcomesParts,
+  tx: Transaction,
+  applied: readonly ArrivedTurn[],
+  messages: readonly OutgoingMessage[],
+): Promise<void> {
+  const { store, worker, outbox, historyTokens } = parts;
+  if (applied.length === 0) return await outbox.put(tx, messages);
+  await worker.claimWithin(tx, async (slots, terms) => {
+    const [claims] = await Promise.all([
+      store.resumeTurns(tx, applied, { ...terms, slots, historyTokens }),
+      outbox.put(tx, messages),
+    ]);
+    for (const claim of claims) parts.keepOpened(claim.item, claim.opened);
+    return { result: undefined, claims, more: claims.length < applied.length };
+  });
+}
+
+type ArrivedTurn = Pick<ArrivedOutcome, 'tenant' | 'key' | 'turnId'>;
 
 function outcomeOf(record: IntakeRecord): OutcomeToTake[] {
   const value = readValue('tool.results', 'tool.outcome', record.value);

@@ -4,6 +4,7 @@ import {
   type AssistantFinal,
   conversationOutboundSchema,
   type EndReason,
+  type MemoryRecalledShown,
   type ToolResultShown,
   type ToolStartedShown,
   type TurnCancelled,
@@ -24,6 +25,7 @@ import type { OutgoingMessage } from '@signalbox/messaging/outgoing';
 import type { StreamRecord } from './answer-stream.ts';
 import { countCodePoints } from './code-points.ts';
 import type { TurnCancel } from './intake-store.ts';
+import type { Recall } from './recall.ts';
 import type { ToolInput, ToolOutcomeStored } from './turn-journal.ts';
 
 /** Whose events these are; the same over all attempts of a turn. */
@@ -46,11 +48,15 @@ export interface CallToRequest {
   readonly step: number;
   readonly callId: string;
   readonly input: ToolInput;
-  readonly deadlineAt: string;
 }
 
 /** An event for the session's stream, under a new event id. */
-function outbound(turn: TurnIdentity, eventType: string, value: object, eventId = newId()): OutgoingMessage {
+export function outbound(
+  turn: TurnIdentity,
+  eventType: string,
+  value: object,
+  eventId = newId(),
+): OutgoingMessage {
   return {
     topic: 'conversation.outbound',
     key: sessionKey(turn.tenant, turn.sessionId),
@@ -114,6 +120,15 @@ export function toolStarted(turnId: string, attempt: number, call: CallToRequest
   return { eventType: 'tool.started', value: { ...value } };
 }
 
+/** What the turn remembers, or that it goes on without. */
+export function memoryRecalled(turnId: string, attempt: number, recall: Recall): StreamRecord {
+  const value: MemoryRecalledShown = {
+    ...{ turn_id: turnId, attempt, outcome: recall.outcome, duration_ms: recall.duration_ms },
+    memories: recall.memories.map(({ occurred_at: _, ...note }) => note),
+  };
+  return { eventType: 'memory.recalled', value };
+}
+
 export interface ShownCall {
   readonly step: number;
   readonly callId: string;
@@ -152,7 +167,12 @@ export function toolResult(
 }
 
 /** The request itself: answered to this service, under the operation key, which is also what makes it run once. */
-export function toolRequested(turn: TurnIdentity, attempt: number, call: CallToRequest): OutgoingMessage {
+export function toolRequested(
+  turn: TurnIdentity,
+  attempt: number,
+  call: CallToRequest,
+  deadlineAt: string,
+): OutgoingMessage {
   const value: ToolRequested = {
     call_id: call.callId,
     turn_id: turn.turnId,
@@ -161,7 +181,7 @@ export function toolRequested(turn: TurnIdentity, attempt: number, call: CallToR
     attempt,
     tool: call.input.tool,
     arguments: { ...call.input.arguments },
-    deadline_at: call.deadlineAt,
+    deadline_at: deadlineAt,
     idempotency_key: call.callId,
   };
   return {

@@ -1,5 +1,7 @@
+import type { TaskTarget } from '@signalbox/contracts/delegation-tasks';
 import type { ModelMessage, ModelToolCall } from '@signalbox/model/model-port';
 import { countCodePoints } from './code-points.ts';
+import type { Recall } from './recall.ts';
 
 /**
  * The journal of a turn: its steps in order, each with an operation key that was stored before the step's first try and
@@ -28,6 +30,8 @@ export interface ModelOutcome {
   readonly model: string;
   readonly input_tokens: number;
   readonly output_tokens: number;
+  /** Of the first one, where the persona recalls: what all model calls of the turn are given. */
+  readonly recall?: Recall;
 }
 
 export interface ToolStep {
@@ -44,6 +48,8 @@ export interface ToolInput {
   /** The id the model gave the call; it wants it back beside the result. */
   readonly model_call_id: string;
   readonly arguments: Readonly<Record<string, unknown>>;
+  /** Of a call that is a task for somebody else; nothing is asked of the executor then. */
+  readonly task?: { readonly task_id: string; readonly target: TaskTarget };
 }
 
 export interface ToolOutcomeStored {
@@ -67,6 +73,7 @@ export interface JournalSummary {
   readonly outputTokens: number;
   /** The model that gave the last outcome. */
   readonly model: string | undefined;
+  readonly recall: Recall | undefined;
   /** What the model is shown of this turn, after the message itself. */
   readonly messages: readonly ModelMessage[];
 }
@@ -79,6 +86,7 @@ export function summarize(steps: readonly Step[]): JournalSummary {
   let inputTokens = 0;
   let outputTokens = 0;
   let model: string | undefined;
+  let recall: Recall | undefined;
   const messages: ModelMessage[] = [];
   for (const step of steps) {
     if (step.kind === 'tool') {
@@ -94,10 +102,12 @@ export function summarize(steps: readonly Step[]): JournalSummary {
     inputTokens += outcome.input_tokens;
     outputTokens += outcome.output_tokens;
     model = outcome.model;
+    recall ??= outcome.recall;
     messages.push({ role: 'assistant', text: outcome.text, toolCalls: outcome.calls });
   }
   const textLength = countCodePoints(text);
-  return { text, textLength, thinkingLength, rounds, toolCalls, inputTokens, outputTokens, model, messages };
+  const counts = { rounds, toolCalls, inputTokens, outputTokens };
+  return { text, textLength, thinkingLength, ...counts, model, recall, messages };
 }
 
 function toolMessage(input: ToolInput, outcome: ToolOutcomeStored): ModelMessage {

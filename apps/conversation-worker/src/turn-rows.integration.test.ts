@@ -73,13 +73,17 @@ async function begin(tx: Transaction) {
     message: 'hi',
   };
   const { claims } = await store.takeMessages(tx, [{ tenant: 'acme', id, key, payload }], terms);
-  const finish = ({ item, fence }: ClaimedTurn, step: number) =>
-    store.finish(
+  const finish = (
+    { item, fence }: ClaimedTurn,
+    step: number,
+    ...topics: readonly OutgoingMessage['topic'][]
+  ) =>
+    store.end(
       item,
       { owner, fence },
       {
         ...{ step, outcome: said, sessionId, history: { messages: [], tokens: 1 }, state: 'done' },
-        ...{ error: undefined, message: message('conversation.outbound', key) },
+        messages: ['conversation.outbound' as const, ...topics].map((topic) => message(topic, key)),
       },
     );
   return { store, key, id, claim: only(claims), finish };
@@ -102,6 +106,21 @@ test('a plain turn writes its row twice, its lane twice, its step twice, and its
       'conversation_worker.steps': 2,
       'conversation_worker.history': 1,
       'messaging.outbox': 1,
+    });
+  });
+});
+
+test('what it recalls is written with its step, and what it remembers is one row of the outbox', async () => {
+  await database.transaction(async (tx) => {
+    const before = await written(tx);
+    const turn = await begin(tx);
+    await turn.finish(turn.claim, 0, 'memory.writes');
+    expect(await written(tx, before)).toEqual({
+      'conversation_worker.turns': 2,
+      'conversation_worker.lanes': 2,
+      'conversation_worker.steps': 2,
+      'conversation_worker.history': 1,
+      'messaging.outbox': 2,
     });
   });
 });

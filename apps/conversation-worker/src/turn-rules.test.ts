@@ -123,6 +123,7 @@ describe('a round of tools', () => {
     requestTools({
       ...{ turn, attempt: 2, firstStep: 4, tools: [{ name: 'echo', timeoutMs: 1_000 }], toolWaitMs: 500 },
       ...{ calls: [{ id: 'm', name, arguments: args }], leftMs: 60_000, nowMs: 0 },
+      delegation: undefined,
     });
 
   test('requests what can be sent, with the deadline', () => {
@@ -151,6 +152,7 @@ describe('a round of tools', () => {
     const { steps } = requestTools({
       ...{ turn, attempt: 1, firstStep: 1, tools: [{ name: 'echo', timeoutMs: 1_000 }], toolWaitMs: 500 },
       ...{ calls: [{ id: 'm', name: 'echo', arguments: '{}' }], leftMs: -3, nowMs: 0 },
+      delegation: undefined,
     });
     expect(steps[0]?.waitMs).toBe(0);
   });

@@ -29,39 +29,30 @@ export interface RoundEnd {
   readonly messages: readonly OutgoingMessage[];
 }
 
+/** How a turn ends. */
 export interface TurnEnd {
   readonly step: number;
-  /** Undefined when the open step came to nothing. */
+  /** What the open model step came to; undefined when it came to nothing, or did not run. */
   readonly outcome: ModelOutcome | undefined;
+  /** Of a cancelled turn: for tool steps that are open by then, less its time. */
+  readonly toolOutcome?: Omit<ToolOutcomeStored, 'duration_ms'>;
   readonly sessionId: string;
-  /** Undefined for a turn that failed. */
+  /** Undefined for a turn that failed, and where nothing was said. */
   readonly history: { readonly messages: readonly ModelMessage[]; readonly tokens: number } | undefined;
-  readonly state: 'done' | 'failed';
-  readonly error: string | undefined;
-  readonly message: OutgoingMessage;
-}
-
-/** How a cancelled turn ends. */
-export interface CancelledEnd {
-  readonly step: number;
-  /** What the open model step came to; undefined when it did not run. */
-  readonly outcome: ModelOutcome | undefined;
-  /** For tool steps that are open by then, less its time. */
-  readonly toolOutcome: Omit<ToolOutcomeStored, 'duration_ms'>;
-  readonly sessionId: string;
-  /** Undefined when nothing was said. */
-  readonly history: TurnEnd['history'];
+  readonly state: 'done' | 'failed' | 'cancelled';
+  readonly error?: string;
+  /** Its last event, and what others are told. */
   readonly messages: readonly OutgoingMessage[];
 }
 
-/** The statements of a turn, one round trip each; what they promise stands in migrations 0042 and 0044. */
+/** The statements of a turn, one round trip each; what they promise stands in migrations 0042, 0044 and 0047. */
 export function turnStore(
   database: Queryable,
   outbox: Pick<Outbox, 'writer' | 'committed' | 'failed'>,
   service: string,
 ) {
-  async function put(name: string, message: readonly OutgoingMessage[], run: PutStatement): Promise<void> {
-    const records = message.map((each) => ({
+  async function put(name: string, messages: readonly OutgoingMessage[], run: PutStatement): Promise<void> {
+    const records = messages.map((each) => ({
       ...toRecord(each, currentTraceparent(), service),
       tenant: each.tenant,
       eventId: each.eventId,
@@ -77,6 +68,17 @@ export function turnStore(
         return { ...record, id: row.id, fast: row.fast, prevId: row.prev_id };
       }),
     );
+  }
+
+  function columnsOf(records: readonly PutRecord[]): unknown[] {
+    return [
+      outbox.writer,
+      records.map(({ topic }) => topic),
+      records.map(({ key }) => key),
+      records.map(({ eventId }) => eventId),
+      JSON.stringify(records.map(({ headers }) => headers)),
+      records.map(({ value }) => value),
+    ];
   }
 
   return {
@@ -106,8 +108,8 @@ export function turnStore(
         wait_ms: each.waitMs,
       }));
       const pending = round.toolSteps.filter(({ outcome }) => outcome === undefined).length;
-      await put('store_round', round.messages, (records) =>
-        database.query<PutColumns>(statements.storeRound, [
+      await put('end_round', round.messages, (records) =>
+        database.query<PutColumns>(statements.endRound, [
           item.tenant,
           item.key,
           holder.owner,
@@ -118,19 +120,15 @@ export function turnStore(
           round.outcome,
           JSON.stringify(steps),
           pending,
-          outbox.writer,
-          records.map(({ topic }) => topic),
-          records.map(({ eventId }) => eventId),
-          JSON.stringify(records.map(({ headers }) => headers)),
-          records.map(({ value }) => value),
+          ...columnsOf(records),
         ]),
       );
     },
 
-    /** Ends the turn with its final event. LEASE_LOST. */
-    async finish(item: WorkItem, holder: Holder, end: TurnEnd): Promise<void> {
-      await put('finish_turn', [end.message], (records) =>
-        database.query<PutColumns>(statements.finishTurn, [
+    /** Ends the turn with its last messages. LEASE_LOST. */
+    async end(item: WorkItem, holder: Holder, end: TurnEnd): Promise<void> {
+      await put('end_turn', end.messages, (records) =>
+        database.query<PutColumns>(statements.endTurn, [
           item.tenant,
           item.key,
           holder.owner,
@@ -139,15 +137,13 @@ export function turnStore(
           item.attempt,
           end.step,
           end.outcome ?? null,
+          end.toolOutcome ?? null,
           end.sessionId,
           end.history === undefined ? null : JSON.stringify(end.history.messages),
           end.history?.tokens ?? null,
           end.state,
           end.error ?? null,
-          outbox.writer,
-          records[0]?.eventId,
-          JSON.stringify(records.map(({ headers }) => headers)),
-          records[0]?.value,
+          ...columnsOf(records),
         ]),
       );
     },
@@ -164,31 +160,6 @@ export function turnStore(
       if (row === undefined) throw new Error('read_journal answered nothing');
       return { steps: stepsOf(row.steps), elapsedMs: row.elapsed_ms, foreignRows: row.rows_of_others };
     },
-
-    /** Ends a cancelled turn with its last messages. LEASE_LOST. */
-    async cancel(item: WorkItem, holder: Holder, end: CancelledEnd): Promise<void> {
-      await put('cancel_turn', end.messages, (records) =>
-        database.query<PutColumns>(statements.cancelTurn, [
-          item.tenant,
-          item.key,
-          holder.owner,
-          holder.fence,
-          item.id,
-          item.attempt,
-          end.step,
-          end.outcome ?? null,
-          end.toolOutcome,
-          end.sessionId,
-          end.history === undefined ? null : JSON.stringify(end.history.messages),
-          end.history?.tokens ?? null,
-          outbox.writer,
-          records.map(({ topic }) => topic),
-          records.map(({ eventId }) => eventId),
-          JSON.stringify(records.map(({ headers }) => headers)),
-          records.map(({ value }) => value),
-        ]),
-      );
-    },
   };
 }
 
@@ -204,19 +175,15 @@ const statements = {
     name: 'conversation_worker_open_held_turn',
     text: 'select conversation_worker.open_held_turn($1, $2, $3, $4, $5, $6, $7, $8) as opened',
   },
-  storeRound: call(
-    'store_round',
-    '$1, $2, $3, $4, $5, $6, $7, $8, $9::jsonb, $10, $11, $12::text[], $13::uuid[], $14::jsonb, $15::bytea[]',
+  endRound: call(
+    'end_round',
+    '$1, $2, $3, $4, $5, $6, $7, $8, $9::jsonb, $10, $11, $12::text[], $13::text[], $14::uuid[], $15::jsonb, $16::bytea[]',
   ),
-  finishTurn: call(
-    'finish_turn',
-    '$1, $2, $3, $4, $5, $6, $7, $8, $9, $10::jsonb, $11, $12, $13, $14, $15, $16::jsonb, $17',
+  endTurn: call(
+    'end_turn',
+    '$1, $2, $3, $4, $5, $6, $7, $8, $9::jsonb, $10, $11::jsonb, $12, $13, $14, $15, $16::text[], $17::text[], $18::uuid[], $19::jsonb, $20::bytea[]',
   ),
   readJournal: call('read_journal', '$1, $2, $3, $4, $5'),
-  cancelTurn: call(
-    'cancel_turn',
-    '$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::jsonb, $12, $13, $14::text[], $15::uuid[], $16::jsonb, $17::bytea[]',
-  ),
 };
 
 interface JournalColumns {
@@ -226,6 +193,7 @@ interface JournalColumns {
 }
 interface PutRecord {
   readonly topic: string;
+  readonly key: string;
   readonly eventId: string;
   readonly headers: Readonly<Record<string, string>>;
   readonly value: Buffer | null;
