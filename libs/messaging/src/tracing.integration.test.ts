@@ -1,5 +1,6 @@
 import '@signalbox/telemetry/register';
 import { newId } from '@signalbox/contracts/ids';
+import { idKey } from '@signalbox/contracts/keys';
 import { silentLog } from '@signalbox/telemetry/silent';
 import { startTelemetry, type Telemetry } from '@signalbox/telemetry/telemetry';
 import { parseTraceparent, traceparentOf, withSpan } from '@signalbox/telemetry/trace';
@@ -10,7 +11,10 @@ import {
 } from '@signalbox/testkit/span-collector';
 import { waitFor } from '@signalbox/testkit/wait';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { echo, requests, results } from '../test/questions.ts';
 import { inbound, type Process, Stack } from '../test/stack.ts';
+import { openAnswerer } from './answerer.ts';
+import { openAsker } from './asker.ts';
 import { createKafka, fewTries } from './kafka-client.ts';
 import type { IntakeHandler } from './messaging.ts';
 import type { OutgoingMessage } from './outgoing.ts';
@@ -33,7 +37,13 @@ beforeAll(async () => {
     logLevel: 'CRITICAL',
     logFormat: 'json',
   });
-  stack = await Stack.create('conversation.inbound', 'conversation.outbound', 'tool.results');
+  stack = await Stack.create(
+    'conversation.inbound',
+    'conversation.outbound',
+    'tool.results',
+    requests,
+    results,
+  );
   process = stack.process({ metrics: telemetry.metrics });
 });
 afterAll(async () => {
@@ -145,11 +155,50 @@ describe('the trace over Kafka, with instrumentation-kafkajs registered', () => 
     expect(collector.spans.filter((span) => span.name.includes('conversation.outbound'))).toEqual([]);
   });
 
+  it('goes on over a question and its answer: both hops are one trace', async () => {
+    const { messaging, log } = process;
+    const { metrics } = telemetry;
+    openAnswerer({
+      ...{ messaging, service: 'answers', requests, results, log, metrics },
+      answers: { 'memory.recall_requested': async ({ value }) => echo(value.query) },
+    });
+    const asker = openAsker({ messaging, service: 'asks', requests, results, log, metrics });
+    let traceId: string | undefined;
+    await withSpan('a turn asks', { root: true }, async (span) => {
+      traceId = span.spanContext().traceId;
+      await asker.ask({
+        ...{ tenant: 'acme', key: idKey('acme', newId()), eventType: 'memory.recall_requested' },
+        ...{ schema: 'memory.recall.requests.v1', value: { query: 'x', limit: 1 }, deadlineMs: 30_000 },
+      });
+    });
+    const spans = await collector.untilTrace(traceId ?? '', (got) => got.length === 7);
+    const byId = new Map(spans.map((span) => [span.spanId, span]));
+    const path: string[] = [];
+    let at = spanOf(spans, `process ${results}`);
+    for (; at !== undefined; at = byId.get(at.parentSpanId ?? '')) path.unshift(at.name);
+    expect(path).toEqual([
+      'a turn asks',
+      `ask ${requests}`,
+      `publish ${requests}`,
+      `process ${requests}`,
+      `answer ${requests}`,
+      `publish ${results}`,
+      `process ${results}`,
+    ]);
+  });
+
   it('has no span of the library itself: no poll, no send, no trace of their own', () => {
     expect([...new Set(collector.spans.map(({ name }) => name))].sort()).toEqual([
       'a turn',
+      'a turn asks',
+      `answer ${requests}`,
+      `ask ${requests}`,
       'process conversation.inbound',
+      `process ${requests}`,
+      `process ${results}`,
       'publish conversation.inbound',
+      `publish ${requests}`,
+      `publish ${results}`,
       'publish tool.results',
       'request',
       'somebody else',

@@ -1,6 +1,7 @@
 /**
  * A service with one consumer, for tests that need a whole process. Its effect of a record is a row of effects.effects;
- * a message `hang <run>` never comes back from its handler, unless the service is `steady`. Arguments: the run, how its members behave, and the session
+ * a message `hang <run>` never comes back from its handler, unless the service is `steady`. One that `answers` does that
+ * instead, with the question itself, but never the question `hang`. Arguments: the run, how its members behave, and the session
  * timeout that its watchdog counts with.
  */
 import { createServer } from 'node:http';
@@ -15,10 +16,12 @@ import { openDatabase } from '@signalbox/postgres/database';
 import { createBoard } from '@signalbox/readiness/board';
 import { superviseService } from '@signalbox/telemetry/service';
 import { startTelemetry } from '@signalbox/telemetry/telemetry';
+import { openAnswerer } from '../src/answerer.ts';
 import { kafkajsBus } from '../src/kafkajs-bus.ts';
 import { openMessaging } from '../src/messaging.ts';
 import { effectsOf, messageOf } from './effects.ts';
 import { brokersSession, busAround, silent } from './member-wrappers.ts';
+import { echo, requests, results } from './questions.ts';
 
 await runMain(async (lifecycle) => {
   const [, , run = 'run', behaviour = 'plain', sessionMs] = process.argv;
@@ -64,15 +67,28 @@ await runMain(async (lifecycle) => {
     lifecycle,
     bus: brokersSession(behaviour === 'silent' ? busAround(kafkajsBus, silent) : kafkajsBus),
   });
-  messaging.consume({
-    topic: 'conversation.inbound',
-    group: run,
-    inbox: 'own-row',
-    handler: effectsOf(run, async (records) => {
-      if (behaviour !== 'steady' && records.map(messageOf).includes(`hang ${run}`))
-        await new Promise(() => undefined);
-    }),
-  });
+  if (behaviour === 'answers') {
+    openAnswerer({
+      ...{ messaging, service: run, requests, results, log, metrics },
+      answers: {
+        async 'memory.recall_requested'({ value: { query } }) {
+          log.info('sample.asked', { query });
+          if (query === 'hang') await new Promise(() => undefined);
+          return echo(query);
+        },
+      },
+    });
+  } else {
+    messaging.consume({
+      topic: 'conversation.inbound',
+      group: run,
+      inbox: 'own-row',
+      handler: effectsOf(run, async (records) => {
+        if (behaviour !== 'steady' && records.map(messageOf).includes(`hang ${run}`))
+          await new Promise(() => undefined);
+      }),
+    });
+  }
   lifecycle.onStop({ name: 'database', phase: 'pools', run: () => database.close(1_000) });
   board.add({ name: 'kafka', required: true, intervalMs: 200, timeoutMs: 4_000, probe: messaging.probe });
   board.start();
