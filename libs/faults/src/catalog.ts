@@ -143,6 +143,18 @@ const codes = {
   ),
 
   // The model.
+  MEMORY_BACKEND_UNAVAILABLE: kind(
+    503,
+    true,
+    'Memory backend unavailable',
+    'The memory backend failed, was too busy or cut the connection; it may have had its effect all the same.',
+  ),
+  MEMORY_BACKEND_REFUSED: kind(
+    502,
+    false,
+    'Memory backend refused',
+    'The memory backend does not take this memory (a 4xx other than 408, 425 and 429); trying again will not help.',
+  ),
   MODEL_UNAVAILABLE: kind(
     503,
     true,

@@ -12,6 +12,7 @@ export const failPoints = {
   'turn.step_done': 'the model has answered, the outcome of the step not yet stored',
   'turn.deltas_acknowledged': 'the last delta of an answer is in the log, the final not yet in the outbox',
   'call.done': 'a tool has run, its outcome not yet stored',
+  'push.done': 'the memory backend has taken a memory, which is not stored yet',
   'stream.stored': 'events are in Postgres, not yet appended in Redis',
   'stream.appended': 'events are appended in Redis, their offset not yet resolved',
 } as const;
