@@ -3,6 +3,7 @@ import { sqlState } from '@signalbox/postgres/classify-error';
 import { describe, expect, test } from 'vitest';
 import { first, holder, ownTestQueue, queueNames, row, runSql, schema, terms } from '../test/test-queue.ts';
 import { queueCancelDownSql, queueCancelSql, queueSql } from './queue-migration.ts';
+import { workUpkeepTasks } from './upkeep-tasks.ts';
 
 const own = ownTestQueue();
 
@@ -46,15 +47,29 @@ describe('upkeep', () => {
     }
     expect(await own.queue.prune(60_000, 100)).toBe(0);
     const failed = first(claims);
-    const [answer] = await own.database.query<{ again: boolean }>(
-      `SELECT ${schema}.work_requeue($1, $2) AS again`,
-      [failed.item.tenant, failed.item.id],
-    );
-    expect(answer?.again).toBe(true);
+    expect(await own.queue.requeue(own.database, failed.item)).toBe(true);
+    expect(await own.queue.requeue(own.database, failed.item)).toBe(false);
     expect(await own.queue.prune(0, 100)).toBe(1);
     const lanes = await own.owner.query<{ key: string }>(`SELECT key FROM ${schema}.lanes`);
     expect(lanes.map((lane) => lane.key)).toEqual(['s1']);
     expect(first(await own.claim(a)).item).toMatchObject({ id: failed.item.id, attempt: 2, retries: 0 });
+  });
+
+  test('in pieces by name: old rows as many as were asked for, and whether there are more', async () => {
+    await own.queue.enqueue(own.database, [row('s1'), row('s2'), row('s3')]);
+    const a = newId();
+    for (const each of await own.claim(a)) {
+      await own.queue.finish(own.database, each.item, holder(a, each), 'done');
+    }
+    const { work_rows, stale_lanes } = workUpkeepTasks(own.queue, 60_000);
+    expect(await work_rows({ limit: 2 })).toEqual({ done: 0, more: false });
+    await own.owner.query(`UPDATE ${schema}.items SET finished_at = finished_at - interval '1 hour'`);
+    expect(await work_rows({ limit: 2 })).toEqual({ done: 2, more: true });
+    expect(await work_rows({ limit: 2 })).toEqual({ done: 1, more: false });
+    expect(await own.owner.query(`SELECT key FROM ${schema}.lanes`)).toEqual([]);
+    await own.queue.enqueue(own.database, [row('s1')]);
+    await own.owner.query(`UPDATE ${schema}.lanes SET ready_at = NULL`);
+    expect(await stale_lanes({ limit: 10 })).toEqual({ done: 1, more: false });
   });
 
   test('the sweep finds a lane that nothing marks as ready', async () => {

@@ -184,6 +184,8 @@ export interface WorkQueue {
   retry(tx: Queryable, item: WorkItem, holder: Holder, delayMs: number, error: string): Promise<void>;
   handOver(tx: Queryable, item: WorkItem, holder: Holder): Promise<void>;
   letGo(lane: Pick<HeldLane, 'tenant' | 'key' | 'fence'>, owner: string, started: boolean): Promise<boolean>;
+  /** A failed item runs again as a new attempt, with no retry spent; false when it is not failed. Then `wake` the worker. */
+  requeue(tx: Queryable, item: Pick<WorkItem, 'tenant' | 'id'>): Promise<boolean>;
   heartbeat(owner: string, leaseMs: number): Promise<HeldLane[]>;
   sweep(): Promise<number>;
   load(): Promise<TenantLoad[]>;
@@ -208,6 +210,7 @@ export function workQueue(database: Queryable & { readonly urgent: Queryable }, 
   const retry = call('work_retry', '$1, $2, $3, $4, $5, $6, $7');
   const handOver = call('work_hand_over', '$1, $2, $3, $4, $5');
   const letGo = call('work_let_go', '$1, $2, $3, $4, $5');
+  const requeue = call('work_requeue', '$1, $2');
   const heartbeat = call('work_beat', '$1, $2');
   const prune = call('work_prune', '$1, $2');
 
@@ -277,6 +280,10 @@ export function workQueue(database: Queryable & { readonly urgent: Queryable }, 
       const values = [lane.tenant, lane.key, owner, lane.fence, started];
       const rows = await database.query<{ work_let_go: boolean }>(letGo, values);
       return rows[0]?.work_let_go === true;
+    },
+    async requeue(tx, { tenant, id }) {
+      const rows = await tx.query<{ work_requeue: boolean }>(requeue, [tenant, id]);
+      return rows[0]?.work_requeue === true;
     },
     async heartbeat(owner, leaseMs) {
       const rows = await database.urgent.query<BeatColumns>(heartbeat, [owner, leaseMs]);

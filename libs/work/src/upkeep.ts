@@ -1,5 +1,6 @@
 import type { Logger, Metrics } from '@signalbox/telemetry/telemetry';
 import type { TenantLoad, WorkQueue } from './queue.ts';
+import { keepFinishedMs } from './upkeep-tasks.ts';
 
 export interface UpkeepOptions {
   readonly keepFinishedMs?: number;
@@ -13,7 +14,6 @@ const sweepEveryMs = 10_000;
 const pruneEveryMs = 60_000;
 const pruneRows = 1000;
 const staleAfterMs = 30_000;
-const eightDaysMs = 8 * 24 * 3600 * 1000;
 
 /** Counts, the net below the touches of lanes, and the end of old rows; every process does them, none needs another. */
 export class Upkeep {
@@ -84,7 +84,7 @@ export class Upkeep {
   }
 
   async #prune(): Promise<void> {
-    const olderThanMs = this.#options.keepFinishedMs ?? eightDaysMs;
+    const olderThanMs = this.#options.keepFinishedMs ?? keepFinishedMs;
     for (let round = 0; round < 20; round += 1) {
       if ((await this.#queue.prune(olderThanMs, pruneRows)) < pruneRows) return;
     }

@@ -52,6 +52,7 @@ function queueOf(item: WorkItem) {
     park: () => free('park'),
     retry: () => free('retry'),
     handOver: () => free('hand over'),
+    requeue: () => note('requeue', false),
     letGo: (_lane, _owner, started) => free(started ? 'let go, started' : 'let go').then(() => true),
     heartbeat: () => note('heartbeat', lane === undefined ? [] : [lane]),
     sweep: () => note('sweep', 0),
