@@ -5,7 +5,6 @@ import { loadSettings } from '@signalbox/config/settings';
 import { newId } from '@signalbox/contracts/ids';
 import { createServer, portOf } from '@signalbox/http/server';
 import { runMain } from '@signalbox/lifecycle/lifecycle';
-import { keepDeadLettersShort } from '@signalbox/messaging/dead-letter-upkeep';
 import { openMessaging } from '@signalbox/messaging/messaging';
 import { messagingMetrics } from '@signalbox/messaging/messaging-metrics';
 import { RefusedRows } from '@signalbox/messaging/refused-rows';
@@ -82,7 +81,6 @@ await runMain(async (lifecycle) => {
   );
   lifecycle.background('slot lease', (signal) => lease.run(signal));
   lifecycle.background('relay', (signal) => relay.run(signal));
-  lifecycle.background('dead letter upkeep', (signal) => keepDeadLettersShort({ database, log }, signal));
   lifecycle.onStop({
     name: 'refused rows',
     phase: 'audit',

@@ -1,10 +1,7 @@
 import { topicList } from '@signalbox/contracts/topics';
-import { pause } from '@signalbox/lifecycle/pause';
 import type { Database } from '@signalbox/postgres/database';
-import type { Logger } from '@signalbox/telemetry/telemetry';
 
 const dayMs = 86_400_000;
-const everyMs = 600_000;
 const batch = 500;
 
 /** A day longer than any topic of dead letters keeps its records: 31 days. */
@@ -31,22 +28,4 @@ export async function pruneDeadLetters(
     if (gone < batch) break;
   }
   return total;
-}
-
-/** Does so every ten minutes until the signal. Belongs into one service: outbox-sync. */
-export async function keepDeadLettersShort(
-  { database, log }: { readonly database: Database; readonly log: Logger },
-  signal: AbortSignal,
-): Promise<void> {
-  while (!signal.aborted) {
-    // Replicas that started together look at different moments.
-    await pause(everyMs * (0.5 + Math.random() / 2), signal);
-    if (signal.aborted) return;
-    try {
-      const { gone, neverReplayed } = await pruneDeadLetters(database, signal);
-      if (gone > 0) log.info('dead_letters.pruned', { gone, neverReplayed });
-    } catch (error) {
-      log.warning('dead_letters.prune_failed', { error });
-    }
-  }
 }
