@@ -13,6 +13,8 @@ export const failPoints = {
   'turn.deltas_acknowledged': 'the last delta of an answer is in the log, the final not yet in the outbox',
   'call.done': 'a tool has run, its outcome not yet stored',
   'push.done': 'the memory backend has taken a memory, which is not stored yet',
+  'export.page_written': 'rows of an export are in its unfinished file, others are not',
+  'export.published': 'the file of an export has its name, its job has not ended',
   'stream.stored': 'events are in Postgres, not yet appended in Redis',
   'stream.appended': 'events are appended in Redis, their offset not yet resolved',
 } as const;

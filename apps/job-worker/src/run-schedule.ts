@@ -1,0 +1,102 @@
+import { asFault, type Fault, fault } from '@signalbox/faults/fault';
+import type { Logger } from '@signalbox/telemetry/telemetry';
+import type { JobOutcome } from './run-job.ts';
+import type { ScheduleStore } from './schedule-store.ts';
+import type { Schedule } from './schedules.ts';
+
+/** What came of one bounded piece. */
+export interface Piece {
+  readonly done: number;
+  readonly more: boolean;
+  readonly resume?: object | undefined;
+  readonly detail?: object | undefined;
+}
+
+export interface PieceAsked {
+  /** Rows at most. */
+  readonly limit: number;
+  /** What the piece before gave. */
+  readonly resume: object | undefined;
+  /** The time that the run is for: what is old is old at this moment, however late or often the job runs. */
+  readonly tick: Date;
+  readonly signal: AbortSignal;
+}
+
+/** Does one piece of what a schedule is about. Doing it twice does no more than once. */
+export type DoPiece = (schedule: Schedule, asked: PieceAsked) => Promise<Piece>;
+
+export interface ScheduleRunnerParts {
+  readonly schedules: readonly Schedule[];
+  readonly store: ScheduleStore;
+  readonly doPiece: DoPiece;
+  readonly limit: number;
+  /** Bound of a run, looked at between two pieces. */
+  readonly runMs: number;
+  readonly log: Logger;
+}
+
+/** Faults after which the next run may go on where this one was. */
+const passing: ReadonlySet<string> = new Set(['OWNER_TIMEOUT', 'KAFKA_UNAVAILABLE', 'DATABASE_UNAVAILABLE']);
+
+/**
+ * Runs a schedule for a tick: piece after piece until there is no more or its time is over. What fails is a failed run
+ * that people can see, and the next tick's to try again: an owner that is away holds nobody up. A run that dies goes on
+ * after its last piece; one that was done already is not done again.
+ */
+export function scheduleRunner({
+  schedules,
+  store,
+  doPiece,
+  limit,
+  runMs,
+  log,
+}: ScheduleRunnerParts): (name: string, tick: Date, signal: AbortSignal) => Promise<JobOutcome> {
+  const byName = new Map(schedules.map((schedule) => [schedule.name, schedule]));
+
+  async function pieces(schedule: Schedule, tick: Date, from: object | undefined, signal: AbortSignal) {
+    const until = performance.now() + runMs;
+    let resume = from;
+    for (;;) {
+      signal.throwIfAborted();
+      const piece = await doPiece(schedule, { limit, resume, tick, signal });
+      resume = piece.resume;
+      if (!(await store.progress(schedule.name, tick, piece.done, resume))) {
+        throw fault('LEASE_LOST', `another run of ${schedule.name} has begun`);
+      }
+      if (!piece.more || performance.now() > until) return piece;
+    }
+  }
+
+  async function failed(schedule: Schedule, tick: Date, why: Fault): Promise<void> {
+    const { name } = schedule;
+    log.warning('schedule.failed', { schedule: name, tick: tick.toISOString(), error: why });
+    await store.end(name, tick, {
+      outcome: 'failed',
+      error: `${why.code}: ${why.message}`,
+      keepResume: passing.has(why.code),
+    });
+  }
+
+  return async (name, tick, signal) => {
+    const schedule = byName.get(name);
+    if (schedule === undefined) {
+      // It was turned off, or is one of another release, after its job was added.
+      log.info('schedule.skipped', { schedule: name });
+      return 'skipped';
+    }
+    const begun = await store.begin(name, tick);
+    if (begun === undefined) return 'skipped';
+    try {
+      const { more, detail } = await pieces(schedule, tick, begun.resume, signal);
+      await store.end(name, tick, { outcome: more ? 'more' : 'done', detail, keepResume: more });
+      return 'done';
+    } catch (error) {
+      // Given back by a stop: it goes on elsewhere. Taken over: it has gone on.
+      if (signal.aborted) throw error;
+      const why = asFault(error);
+      if (why.code === 'LEASE_LOST') return 'lost';
+      await failed(schedule, tick, why);
+      return 'failed';
+    }
+  };
+}

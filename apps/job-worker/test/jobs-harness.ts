@@ -1,0 +1,248 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { kafkaSettings } from '@signalbox/config/kafka-settings';
+import { outboxSettings } from '@signalbox/config/outbox-settings';
+import { loadSettings } from '@signalbox/config/settings';
+import { givenSources } from '@signalbox/config/sources';
+import { newId } from '@signalbox/contracts/ids';
+import { type Job, jobsCommandsSchema, type SessionPage } from '@signalbox/contracts/jobs';
+import { idKey } from '@signalbox/contracts/keys';
+import type { NotificationPosted } from '@signalbox/contracts/ui-notifications';
+import { readValue } from '@signalbox/contracts/validate';
+import { fault } from '@signalbox/faults/fault';
+import { openAnswerer } from '@signalbox/messaging/answerer';
+import { openAsker } from '@signalbox/messaging/asker';
+import { openMessaging } from '@signalbox/messaging/messaging';
+import { type UpkeepTasks, upkeepAnswer } from '@signalbox/messaging/upkeep';
+import { openDatabase } from '@signalbox/postgres/database';
+import { silentLog, silentMetrics } from '@signalbox/telemetry/silent';
+import { createTestDatabase } from '@signalbox/testkit/database';
+import { testInfra } from '@signalbox/testkit/infra';
+import { type SpawnedService, spawnService } from '@signalbox/testkit/service';
+import { ownTopics } from '@signalbox/testkit/topics';
+import { waitFor } from '@signalbox/testkit/wait';
+
+export const tenant = 'acme';
+export const secret = 'a secret of this test that is long enough';
+
+/** The sessions that the gateway has, and how it answers when it is asked for a page. */
+export interface Gateway {
+  /** Rows by `tenant session`. */
+  readonly sessions: Map<string, object[]>;
+  readonly upkeep: Map<string, UpkeepTasks[string]>;
+  /** Waited for before each page is answered. */
+  beforePage: (asked: { sessionId: string; after: string | undefined }) => Promise<unknown>;
+  /** Pages that were asked for. */
+  pages: number;
+}
+
+const pageRows = 2;
+
+/** The rest of the world as job-worker sees it: the gateway that asks and answers, who owns memories, what is told. */
+export async function startHarness() {
+  const database = await createTestDatabase();
+  const topics = ownTopics();
+  await topics.create(
+    'jobs.commands',
+    'jobs.results',
+    'ui.notifications',
+    'memory.recall.requests',
+    'memory.recall.results',
+  );
+  const exportDir = mkdtempSync(join(tmpdir(), 'signalbox-exports-'));
+  const env = {
+    KAFKA_BOOTSTRAP_SERVERS: testInfra().kafka,
+    KAFKA_TOPIC_PREFIX: topics.prefix,
+    KAFKA_GROUP_ID: `${topics.prefix}group`,
+    DATABASE_URL: database.url,
+    DATABASE_POOL_SIZE: '2',
+    DATABASE_MAX_OVERFLOW: '3',
+    EXPORT_DIR: exportDir,
+    EXPORT_SIGNING_SECRET: secret,
+    JOB_WORKER_LEASE_MS: '2000',
+    JOB_ASK_TIMEOUT_MS: '5000',
+  };
+  const own = openDatabase({
+    url: database.url,
+    poolSize: 2,
+    maxOverflow: 2,
+    poolTimeoutMs: 5_000,
+    poolRecycleMs: 600_000,
+    applicationName: 'test',
+    log: silentLog,
+    metrics: silentMetrics,
+  });
+  const messaging = openMessaging({
+    settings: loadSettings('test', { ...kafkaSettings, ...outboxSettings }, givenSources(env)),
+    instanceId: newId(),
+    service: 'gateway',
+    database: own,
+    log: silentLog,
+    metrics: silentMetrics,
+  });
+  const parts = { messaging, service: 'gateway', log: silentLog, metrics: silentMetrics };
+  const gateway: Gateway = {
+    sessions: new Map(),
+    upkeep: new Map(),
+    beforePage: async () => undefined,
+    pages: 0,
+  };
+  openAnswerer({
+    ...parts,
+    ...{ requests: 'jobs.commands', results: 'jobs.results', refused: 'jobs.refused', concurrency: 8 },
+    answers: {
+      'session.page_asked': async ({ tenant: of, value: { session_id: sessionId, after } }) => {
+        gateway.pages += 1;
+        await gateway.beforePage({ sessionId, after });
+        const rows = gateway.sessions.get(`${of} ${sessionId}`);
+        if (rows === undefined) throw fault('NOT_FOUND', 'no such session');
+        const from = Number(after ?? 0);
+        const next = from + pageRows;
+        const value: SessionPage = { rows: rows.slice(from, next).map((row) => ({ ...row })) };
+        if (next < rows.length) value.next_after = String(next);
+        return { eventType: 'session.page', value };
+      },
+      // Looked at when it is asked: a test gives the gateway its tasks.
+      'upkeep.requested': {
+        accepts: ({ value }) => value.owner === 'gateway',
+        answer: (record, signal) => {
+          const answering = upkeepAnswer('gateway', Object.fromEntries(gateway.upkeep));
+          return answering.answer(record, signal);
+        },
+      },
+    },
+  });
+  const memories = new Map<string, object[]>();
+  openAnswerer({
+    ...{ ...parts, service: 'memory-replicator', refused: 'memory.refused' },
+    ...{ requests: 'memory.recall.requests', results: 'memory.recall.results' },
+    answers: {
+      'memory.page_requested': async ({ tenant: of, value: { namespaces } }) => ({
+        eventType: 'memory.page',
+        value: {
+          memories: readMemories(memories.get(of) ?? []).filter(
+            ({ namespace }) => namespaces === undefined || namespaces.includes(namespace),
+          ),
+        },
+      }),
+    },
+  });
+  const asker = openAsker({ ...parts, requests: 'jobs.commands', results: 'jobs.results' });
+  const notifications: { tenant: string; value: NotificationPosted }[] = [];
+  const spans: string[] = [];
+  messaging.consume({
+    topic: 'ui.notifications',
+    group: 'test',
+    inbox: 'own-row',
+    handler: async (records) => {
+      for (const record of records) {
+        const value = readValue('ui.notifications', 'notification.posted', record.value);
+        if (value !== undefined) notifications.push({ tenant: record.tenant, value });
+        spans.push(record.headers.traceparent ?? '');
+      }
+    },
+  });
+
+  async function request(
+    kind: string,
+    args: Record<string, unknown>,
+    { of = tenant, jobId = newId(), traceparent }: { of?: string; jobId?: string; traceparent?: string } = {},
+  ): Promise<string> {
+    await messaging.producer.direct({
+      topic: 'jobs.commands',
+      key: idKey(of, jobId),
+      headers: {
+        ...{ tenant_id: of, event_id: newId(), event_type: 'job.requested', schema: jobsCommandsSchema },
+        ...(traceparent === undefined ? {} : { traceparent }),
+      },
+      value: { job_id: jobId, kind, arguments: args, requested_at: new Date().toISOString() },
+    });
+    return jobId;
+  }
+
+  async function ask(of: string, value: { job_id?: string; before?: string; limit?: number }) {
+    const answer = await asker.ask({
+      ...{ tenant: of, key: idKey(of, newId()), eventType: 'jobs.asked', schema: jobsCommandsSchema },
+      ...{ deadlineMs: 10_000, value: { limit: 50, ...value } },
+    });
+    if (answer.eventType !== 'jobs.listed') throw new Error(JSON.stringify(answer));
+    return answer.value;
+  }
+
+  return {
+    env,
+    database,
+    exportDir,
+    gateway,
+    memories,
+    notifications,
+    spans,
+    request,
+    ask,
+    /** Waits until the job has ended. */
+    async ended(jobId: string, of = tenant, timeoutMs = 20_000): Promise<Job> {
+      const rows = await waitFor(
+        () =>
+          database.query<{ status: string }>(
+            'SELECT status FROM job_worker.jobs WHERE tenant = $1 AND job_id = $2 AND finished_at IS NOT NULL',
+            [of, jobId],
+          ),
+        (found) => found.length === 1,
+        { timeoutMs, label: `end of job ${jobId}` },
+      );
+      const [job] = (await ask(of, { job_id: jobId })).jobs;
+      if (job === undefined || rows.length === 0) throw new Error('the job is not listed');
+      return job;
+    },
+    /** Adds the job that a tick of a schedule adds. */
+    async tick(schedule: string, at = new Date()): Promise<void> {
+      await database.query(
+        `SELECT graphile_worker.add_job('scheduled', json_build_object('schedule', $1::text, '_cron',
+           json_build_object('ts', $2::text, 'backfilled', false)), queue_name => 'schedule ' || $1::text,
+           job_key => 'schedule:' || $1::text, max_attempts => 5)`,
+        [schedule, at.toISOString()],
+      );
+    },
+    /** The last run of a schedule once it has ended as expected. */
+    run: (schedule: string, outcome: string, timeoutMs = 15_000) =>
+      waitFor(
+        async () =>
+          (
+            await database.query<{ outcome: string; done: string; error: string | null; tick: Date }>(
+              'SELECT outcome, done, error, tick, resume FROM job_worker.schedules WHERE name = $1',
+              [schedule],
+            )
+          )[0],
+        (row) => row?.outcome === outcome,
+        { timeoutMs, label: `${schedule} ${outcome}` },
+      ),
+    async start(more: Record<string, string> = {}, { ready = true } = {}): Promise<SpawnedService> {
+      const service = await spawnService('job-worker', { ...env, ...more });
+      if (ready) {
+        await service.ready();
+        await service.log('jobs.started');
+      }
+      return service;
+    },
+    async close(): Promise<void> {
+      await messaging.close();
+      await own.close();
+      await topics.drop();
+      await database.drop();
+      rmSync(exportDir, { recursive: true, force: true });
+    },
+  };
+}
+
+type MemoryPage = NonNullable<ReturnType<typeof readPage>>;
+
+function readPage(value: unknown) {
+  return readValue('memory.recall.results', 'memory.page', value);
+}
+
+function readMemories(rows: object[]): MemoryPage['memories'] {
+  return readPage({ memories: rows })?.memories ?? [];
+}
+
+export type Harness = Awaited<ReturnType<typeof startHarness>>;
