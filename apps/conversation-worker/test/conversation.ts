@@ -58,6 +58,8 @@ export interface PostOptions {
   readonly sessionId?: string;
   readonly personaId?: string;
   readonly strategy?: MultitaskStrategy;
+  /** The turn carries out a task of delegation-worker, which is told its end under this id. */
+  readonly task?: { readonly task_id: string; readonly depth: number };
 }
 
 export interface ActOptions {
@@ -68,7 +70,10 @@ export interface ActOptions {
 /** A request as the stand-in model shows it. */
 export interface ModelRequestSeen {
   readonly at: string;
-  readonly conversation: { readonly messages: readonly { role: string; text: string }[] };
+  readonly conversation: {
+    readonly system: string;
+    readonly messages: readonly { role: string; text: string }[];
+  };
   readonly ended?: 'whole' | 'broken';
   readonly ended_at?: string;
 }
@@ -87,7 +92,7 @@ export class Conversation implements AsyncDisposable {
   readonly toolCancels: ToolCancel[] = [];
   readonly #prefix: string;
   #groups = 0;
-  readonly #messaging: Messaging;
+  readonly messaging: Messaging;
   readonly #model: LaunchedService;
   readonly #modelUrl: string;
   readonly #disposers: (() => Promise<unknown>)[];
@@ -102,7 +107,7 @@ export class Conversation implements AsyncDisposable {
   }) {
     this.database = parts.database;
     this.#prefix = parts.prefix;
-    this.#messaging = parts.messaging;
+    this.messaging = parts.messaging;
     this.#model = parts.model;
     this.#modelUrl = parts.modelUrl;
     this.#disposers = parts.disposers;
@@ -228,16 +233,18 @@ export class Conversation implements AsyncDisposable {
   posted(
     { sessionId, turnId, eventId }: Posted,
     message: string,
-    { personaId = 'assistant', strategy }: PostOptions = {},
+    { personaId = 'assistant', strategy, task }: PostOptions = {},
   ): OutgoingMessage {
     return {
       topic: 'conversation.inbound',
       key: sessionKey(tenant, sessionId),
       ...{ tenant, sessionId, eventId, eventType: 'message.posted', schema: 'conversation.inbound.v1' },
       requestId: `request-of-${turnId}`,
+      ...(task === undefined ? {} : { replyTo: 'delegation-worker', correlationId: task.task_id }),
       value: {
         ...{ session_id: sessionId, turn_id: turnId, event_id: eventId, persona_id: personaId, message },
         ...(strategy === undefined ? {} : { multitask_strategy: strategy }),
+        ...(task === undefined ? {} : { delegation: task }),
         accepted_at: new Date().toISOString(),
       },
     };
@@ -278,7 +285,7 @@ export class Conversation implements AsyncDisposable {
   async send(message: OutgoingMessage): Promise<void> {
     const { topic, key, headers, value } = toRecord(message, message.traceparent, 'test');
     if (value === null) throw new Error('no tombstones here');
-    await this.#messaging.producer.direct({ topic, key, headers, value });
+    await this.messaging.producer.direct({ topic, key, headers, value });
   }
 
   /** The n-th request (from 0) of a turn for a tool. */
