@@ -8,6 +8,7 @@ import { createServer, portOf } from '@signalbox/http/server';
 import { createBoundedFetch } from '@signalbox/http-client/bounded-fetch';
 import { runMain } from '@signalbox/lifecycle/lifecycle';
 import { openMessaging } from '@signalbox/messaging/messaging';
+import { answerUpkeep } from '@signalbox/messaging/upkeep';
 import { openDatabase } from '@signalbox/postgres/database';
 import { expectedMigrations } from '@signalbox/postgres/schema-version';
 import { createBoard } from '@signalbox/readiness/board';
@@ -22,6 +23,7 @@ import { pushFormats } from './push-row.ts';
 import { serviceName } from './service-name.ts';
 import { memorySyncSettings } from './settings.ts';
 import { takeWrites } from './take-writes.ts';
+import { upkeepTasks } from './upkeep.ts';
 
 await runMain(async (lifecycle) => {
   const settings = loadSettings(serviceName, memorySyncSettings);
@@ -117,5 +119,7 @@ await runMain(async (lifecycle) => {
     handler: takeWrites({ store, worker: backend === undefined ? undefined : worker, log }),
     ...(backend === undefined ? {} : { onCommitted: () => worker.wake() }),
   });
+  const tasks = upkeepTasks(store, worker.queue);
+  answerUpkeep({ messaging, service: serviceName, tasks, log, metrics });
   service.started({ port: portOf(server) });
 });
