@@ -23,16 +23,7 @@ let topics: OwnTopics;
 let database: TestDatabase;
 beforeAll(async () => {
   topics = ownTopics();
-  [database] = await Promise.all([
-    createTestDatabase(),
-    topics.create(
-      'conversation.inbound',
-      'conversation.outbound',
-      'tool.requests',
-      'tool.results',
-      'tool.catalog',
-    ),
-  ]);
+  [database] = await Promise.all([createTestDatabase(), topics.create()]);
 });
 afterAll(async () => {
   await Promise.all([database?.drop(), topics?.drop()]);

@@ -58,6 +58,27 @@ test('a call is answered under its key, correlation and trace', async () => {
   });
 });
 
+test('calls that ended are forgotten a day after their topic, a few at a time, when job-worker asks for it', async () => {
+  const { database } = harness;
+  await harness.outcome(await harness.ask({ tool: 'echo', arguments: { text: 'kept' } }));
+  const old = [0, 1, 2].map(() => harness.ask({ tool: 'echo', arguments: { text: 'old' } }));
+  const ids: string[] = [];
+  for (const callId of await Promise.all(old)) {
+    await harness.outcome(callId);
+    ids.push(callId);
+  }
+  await database.query(
+    `UPDATE tool_executor.calls SET finished_at = finished_at - interval '9 days' WHERE key = ANY ($1::text[])`,
+    [ids],
+  );
+  const left = () => database.query('SELECT 1 FROM tool_executor.calls WHERE key = ANY ($1::text[])', [ids]);
+  expect(await harness.upkeep('work_rows', 2)).toMatchObject({ done: 2, more: true });
+  expect(await left()).toHaveLength(1);
+  expect(await harness.upkeep('work_rows', 2)).toMatchObject({ done: 1, more: false });
+  expect(await left()).toEqual([]);
+  expect(await harness.upkeep('stale_lanes', 100)).toMatchObject({ done: 0, more: false });
+});
+
 describe('what is not run is answered all the same', () => {
   test('wrong arguments, with what is wrong', async () => {
     const callId = await harness.ask({ tool: 'echo', arguments: { txt: 1 } });

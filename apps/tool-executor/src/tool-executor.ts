@@ -6,6 +6,7 @@ import { prepareValidators } from '@signalbox/contracts/validate';
 import { createServer, portOf } from '@signalbox/http/server';
 import type { Lifecycle } from '@signalbox/lifecycle/lifecycle';
 import { openMessaging } from '@signalbox/messaging/messaging';
+import { answerUpkeep } from '@signalbox/messaging/upkeep';
 import { openDatabase } from '@signalbox/postgres/database';
 import { expectedMigrations } from '@signalbox/postgres/schema-version';
 import { createBoard } from '@signalbox/readiness/board';
@@ -13,6 +14,7 @@ import { diskProbe } from '@signalbox/readiness/disk-probe';
 import { superviseService } from '@signalbox/telemetry/service';
 import { startTelemetry } from '@signalbox/telemetry/telemetry';
 import { workQueue } from '@signalbox/work/queue';
+import { workUpkeepTasks } from '@signalbox/work/upkeep-tasks';
 import { startWorker } from '@signalbox/work/worker';
 import { payloadFormats } from './call-payload.ts';
 import { callStore } from './call-store.ts';
@@ -51,7 +53,7 @@ export async function toolExecutor(lifecycle: Lifecycle, toolsModule: string): P
     log,
     metrics,
     lifecycle,
-    topics: ['tool.results', 'tool.catalog'],
+    topics: ['tool.results', 'tool.catalog', 'jobs.results'],
   });
   const pool = new SandboxPool({
     size: settings.maxConcurrent,
@@ -128,7 +130,7 @@ export async function toolExecutor(lifecycle: Lifecycle, toolsModule: string): P
 
   const server = createServer({ settings, log, telemetry, board, lifecycle });
   await server.listen(); // health answers while the rest starts
-  prepareValidators(['tool.requests', 'tool.results']);
+  prepareValidators(['tool.requests', 'tool.results', 'jobs.commands']);
   messaging.consume({
     topic: 'tool.requests',
     group: serviceName,
@@ -136,6 +138,7 @@ export async function toolExecutor(lifecycle: Lifecycle, toolsModule: string): P
     handler: takeRequests({ worker, store, countCall, log }),
     onCommitted: () => worker.wake(),
   });
+  answerUpkeep({ messaging, service: serviceName, tasks: workUpkeepTasks(queue), log, metrics });
   lifecycle.background('catalog', (signal) => keepPublishing({ database, outbox, tools, log }, signal));
   service.started({ port: portOf(server) });
 }

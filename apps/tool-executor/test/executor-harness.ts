@@ -4,12 +4,15 @@ import { outboxSettings } from '@signalbox/config/outbox-settings';
 import { loadSettings } from '@signalbox/config/settings';
 import { givenSources } from '@signalbox/config/sources';
 import { newId } from '@signalbox/contracts/ids';
+import type { UpkeepDone } from '@signalbox/contracts/jobs';
 import { sessionKey } from '@signalbox/contracts/keys';
 import type { ToolCatalogued } from '@signalbox/contracts/tool-catalog';
 import type { ToolCancelRequested, ToolRequested } from '@signalbox/contracts/tool-requests';
 import type { ToolOutcomeReported } from '@signalbox/contracts/tool-results';
 import { readValue } from '@signalbox/contracts/validate';
+import { type Asker, openAsker } from '@signalbox/messaging/asker';
 import { type IntakeRecord, openMessaging } from '@signalbox/messaging/messaging';
+import { askUpkeep } from '@signalbox/messaging/upkeep';
 import { openDatabase } from '@signalbox/postgres/database';
 import { silentLog, silentMetrics } from '@signalbox/telemetry/silent';
 import { createTestDatabase } from '@signalbox/testkit/database';
@@ -38,7 +41,7 @@ type AskedCall = Omit<ToolCancelRequested, 'call_id'>;
 export async function startHarness(tools: readonly Tool[]) {
   const database = await createTestDatabase();
   const topics = ownTopics();
-  await topics.create('tool.requests', 'tool.results', 'tool.catalog');
+  await topics.create('tool.requests', 'tool.results', 'tool.catalog', 'jobs.commands', 'jobs.results');
   for (const { name } of tools) {
     await database.query('INSERT INTO tool_executor.tools (tenant, name) VALUES ($1, $2)', [tenant, name]);
   }
@@ -86,6 +89,7 @@ export async function startHarness(tools: readonly Tool[]) {
   collect('tool.results', results);
   collect('tool.catalog', catalog);
 
+  let asker: Asker<'jobs.commands', 'jobs.results'> | undefined;
   const asked = new Map<string, AskedCall>();
   const request = (
     eventType: 'tool.requested' | 'tool.cancel_requested',
@@ -147,6 +151,14 @@ export async function startHarness(tools: readonly Tool[]) {
     database,
     topics,
     ask,
+    /** One piece of upkeep, asked for as job-worker does. */
+    async upkeep(task: string, limit: number): Promise<UpkeepDone> {
+      asker ??= openAsker({
+        ...{ messaging, service: 'test', requests: 'jobs.commands', results: 'jobs.results' },
+        ...{ log: silentLog, metrics: silentMetrics },
+      });
+      return await askUpkeep(asker, { owner: 'tool-executor', task, limit, deadlineMs: 20_000 });
+    },
     cancel,
     /** The same as the intake of another replica does it. Answers what the call was. */
     async cancelElsewhere(callId: string): Promise<string | undefined> {

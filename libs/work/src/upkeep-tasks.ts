@@ -14,7 +14,7 @@ export type WorkUpkeepTasks = Readonly<
 >;
 
 /** Finished rows are the inbox: a day longer than any topic of work keeps its records (delivery rule 11). */
-export const keepFinishedMs = 8 * 24 * 3600 * 1000;
+const keepFinishedMs = 8 * 24 * 3600 * 1000;
 /** One statement stays well under any statement timeout. */
 const rowsAtOnce = 1000;
 /** As many as `work_sweep` looks at. */

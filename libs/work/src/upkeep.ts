@@ -1,9 +1,7 @@
 import type { Logger, Metrics } from '@signalbox/telemetry/telemetry';
 import type { TenantLoad, WorkQueue } from './queue.ts';
-import { keepFinishedMs } from './upkeep-tasks.ts';
 
 export interface UpkeepOptions {
-  readonly keepFinishedMs?: number;
   readonly log: Logger;
   readonly metrics: Metrics;
   readonly queueName: string;
@@ -11,11 +9,9 @@ export interface UpkeepOptions {
 
 const loadEveryMs = 2000;
 const sweepEveryMs = 10_000;
-const pruneEveryMs = 60_000;
-const pruneRows = 1000;
 const staleAfterMs = 30_000;
 
-/** Counts, the net below the touches of lanes, and the end of old rows; every process does them, none needs another. */
+/** Counts, and the net below the touches of lanes: every process does them, none needs another. Old rows: `upkeep-tasks.ts`. */
 export class Upkeep {
   readonly #queue: WorkQueue;
   readonly #options: UpkeepOptions;
@@ -59,7 +55,6 @@ export class Upkeep {
     this.#timers.push(
       setInterval(readLoad, loadEveryMs),
       setInterval(() => this.#quietly('sweep', () => this.#sweep()), sweepEveryMs),
-      setInterval(() => this.#quietly('prune', () => this.#prune()), pruneEveryMs),
     );
   }
 
@@ -81,13 +76,6 @@ export class Upkeep {
   async #sweep(): Promise<void> {
     const found = await this.#queue.sweep();
     if (found > 0) this.#options.log.warning('work.sweep_found', { lanes: found });
-  }
-
-  async #prune(): Promise<void> {
-    const olderThanMs = this.#options.keepFinishedMs ?? keepFinishedMs;
-    for (let round = 0; round < 20; round += 1) {
-      if ((await this.#queue.prune(olderThanMs, pruneRows)) < pruneRows) return;
-    }
   }
 
   #quietly(what: string, act: () => Promise<void>): void {

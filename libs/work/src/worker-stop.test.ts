@@ -88,7 +88,7 @@ test('a stop ends every loop and leaves no timer: what runs is aborted when its 
     leases.push(lease);
     return untilAborted(lease);
   });
-  for (const loop of ['claim', 'heartbeat', 'load', 'sweep', 'prune']) {
+  for (const loop of ['claim', 'heartbeat', 'load', 'sweep']) {
     expect(asked.filter((each) => each === loop).length, loop).toBeGreaterThan(1);
   }
   // It ran for 40 leases: the heartbeats kept it.

@@ -63,8 +63,6 @@ export interface WorkerOptions {
   readonly maxLost?: number;
   /** A run that goes on for this long after its signal aborted loses its lane, and keeps its slot. Default 10 000. */
   readonly ignoreMs?: number;
-  /** Finished rows are kept this long: they are the inbox. Default eight days. */
-  readonly keepFinishedMs?: number;
   /** Nothing is claimed while it is missing here. */
   readonly needs?: Need;
   readonly log: Logger;
