@@ -1,0 +1,230 @@
+import type { Slots } from '@signalbox/api/slots';
+import { comparePositions, formatStreamId, type StreamPosition, streamStart } from '@signalbox/api/stream-id';
+import { asFault } from '@signalbox/faults/fault';
+import { pause } from '@signalbox/lifecycle/pause';
+import type { Subscriber, Subscription } from '@signalbox/redis/subscriber';
+import type { Logger } from '@signalbox/telemetry/telemetry';
+import type { TaskEvent, TaskRef } from './task-event.ts';
+
+/** Where a follower's events go. */
+export interface EventSink {
+  /** False when it has ended; a reader that is too slow is cut by this and ends. */
+  send(event: TaskEvent): boolean;
+  /** Resolves when what was sent has left, or the sink has ended. */
+  drained(): Promise<void>;
+  /** What was sent and waits for the network. */
+  readonly bufferedBytes: number;
+  readonly closed: AbortSignal;
+}
+
+export interface TaskFeeds {
+  /** Sends everything after `after` to the sink, then what comes, until the sink ends. Returns at once. */
+  follow(task: TaskRef, after: StreamPosition, sink: EventSink): void;
+  /** Asks once for the last places of all tasks that are followed. A timer of the caller does it each second. */
+  look(): Promise<void>;
+  readonly tasks: number;
+}
+
+export interface TaskFeedOptions {
+  readonly subscriber: Subscriber;
+  readonly readSlots: Slots;
+  /** Stored events behind a place, lowest first. */
+  readEvents(task: TaskRef, after: StreamPosition, limit: number): Promise<readonly TaskEvent[]>;
+  /** The place of the last event of each task. */
+  lastPlaces(tasks: readonly TaskRef[]): Promise<readonly (StreamPosition | undefined)[]>;
+  channelOf(task: TaskRef): string;
+  readonly log: Logger;
+  /** Pause before a read is tried again that the database could not answer. */
+  readonly retryMs?: number;
+  /** How long a new stream waits for Redis before its first read. */
+  readonly subscribeMs?: number;
+}
+
+interface Feed {
+  readonly task: TaskRef;
+  /** The highest place that is known to hold an event of the task. */
+  seen: StreamPosition;
+  /** Counts moments at which events may have come that nobody told of. */
+  asks: number;
+  followers: number;
+  /** Reads under way, by what they began with: followers that stand at one place share one. */
+  readonly reads: Map<string, Promise<readonly TaskEvent[]>>;
+  /** Wake the followers that have read all there was. */
+  readonly waiting: Set<() => void>;
+  readonly subscribed: Promise<Subscription | undefined>;
+}
+
+const pageEvents = 32;
+/** Tasks asked for in one statement. */
+const lookTasks = 500;
+/** A sink with so much on its way to the network gets nothing more until that has left. */
+const fullBytes = 262_144;
+/** A socket that is closing takes nothing and has nothing to drain: looking at it must not hold the process. */
+const fullPauseMs = 5;
+
+/**
+ * One feed for each task that somebody follows here. Postgres holds the events; two things say that there are new ones: a
+ * wake-up by Redis, right after the commit, and a look at the last places each second, which is the guarantee.
+ *
+ * Both only raise `seen`. A follower reads while its own place is below it, so a wake-up that is lost, late, doubled or out
+ * of order costs time or an empty read, never an event:
+ *
+ *   read up to 7 → 8 is committed, its wake-up lost → the look finds 8 → seen = 8 → read 8
+ *   wake-up 9, then 8 → seen = 9 → read 8 and 9 → 8 is not above seen: nothing
+ *
+ * Events of a task become visible in the order of their places: they are of one partition, which is taken in offset order,
+ * by an owner that commits a batch before the next. So a follower that has read up to `seen` has left nothing out.
+ */
+export function createTaskFeeds(options: TaskFeedOptions): TaskFeeds {
+  const { subscriber, readSlots, readEvents, channelOf, log, retryMs = 250, subscribeMs = 500 } = options;
+  const feeds = new Map<string, Feed>();
+
+  function stir(feed: Feed): void {
+    for (const wake of [...feed.waiting]) wake();
+  }
+
+  function raise(feed: Feed, place: StreamPosition): void {
+    if (comparePositions(place, feed.seen) <= 0) return;
+    feed.seen = place;
+    stir(feed);
+  }
+
+  function ask(feed: Feed): void {
+    feed.asks += 1;
+    stir(feed);
+  }
+
+  function feedOf(task: TaskRef): Feed {
+    const channel = channelOf(task);
+    const there = feeds.get(channel);
+    if (there !== undefined) return there;
+    const feed: Feed = {
+      task,
+      seen: streamStart,
+      asks: 0,
+      followers: 0,
+      reads: new Map(),
+      waiting: new Set(),
+      subscribed: subscriber
+        .subscribe(channel, {
+          onMessage: (message) => {
+            const place = placeIn(message);
+            if (place === undefined) ask(feed);
+            else raise(feed, place);
+          },
+          onGap: () => ask(feed),
+        })
+        .catch(() => undefined), // the look goes on without it
+    };
+    // What was committed before the channel was confirmed was not heard.
+    feed.subscribed.then((subscription) => subscription !== undefined && ask(feed));
+    feeds.set(channel, feed);
+    return feed;
+  }
+
+  function leave(feed: Feed): void {
+    feed.followers -= 1;
+    const channel = channelOf(feed.task);
+    if (feed.followers > 0 || feeds.get(channel) !== feed) return;
+    feeds.delete(channel);
+    feed.subscribed.then((subscription) => subscription?.end()).catch(() => undefined);
+  }
+
+  function read(feed: Feed, after: StreamPosition): Promise<readonly TaskEvent[]> {
+    const key = `${formatStreamId(after)} ${formatStreamId(feed.seen)} ${feed.asks}`;
+    let reading = feed.reads.get(key);
+    if (reading === undefined) {
+      reading = readSlots(() => readEvents(feed.task, after, pageEvents)).finally(() =>
+        feed.reads.delete(key),
+      );
+      feed.reads.set(key, reading);
+    }
+    return reading;
+  }
+
+  async function sendAll(sink: EventSink, events: readonly TaskEvent[]): Promise<void> {
+    for (const event of events) {
+      while (sink.bufferedBytes > fullBytes && !sink.closed.aborted) {
+        await sink.drained();
+        await pause(fullPauseMs, sink.closed);
+      }
+      if (!sink.send(event)) return;
+    }
+  }
+
+  async function run(feed: Feed, after: StreamPosition, sink: EventSink): Promise<void> {
+    const { closed } = sink;
+    let cursor = after;
+    /** What `asks` was when everything had been read; undefined: there may be more. */
+    let asked: number | undefined;
+    let wake: () => void = () => undefined;
+    closed.addEventListener('abort', () => wake(), { once: true });
+    const stirred = () =>
+      new Promise<void>((resolve) => {
+        wake = () => {
+          feed.waiting.delete(wake);
+          resolve();
+        };
+        feed.waiting.add(wake);
+        if (closed.aborted) wake();
+      });
+    // Subscribe, then read; but a stream must not wait for a Redis that is away.
+    await Promise.race([feed.subscribed, pause(subscribeMs, closed)]);
+    while (!closed.aborted) {
+      const { seen, asks } = feed;
+      if (asked === asks && comparePositions(cursor, seen) >= 0) {
+        await stirred();
+        continue;
+      }
+      try {
+        const events = await read(feed, cursor);
+        await sendAll(sink, events);
+        const last = events.at(-1)?.at;
+        if (last !== undefined) {
+          cursor = last;
+          raise(feed, last);
+        }
+        asked = events.length < pageEvents ? asks : undefined;
+        if (asked === undefined) continue;
+        // Nothing is left below what was seen before the read: what was there has been pruned.
+        if (comparePositions(cursor, seen) < 0) cursor = seen;
+      } catch (error) {
+        const failure = asFault(error);
+        // Away is told by the readiness checks.
+        if (!failure.retryable) log.error('task_stream.read_failed', { error: failure });
+        await pause(retryMs / 2 + Math.random() * retryMs, closed);
+      }
+    }
+  }
+
+  return {
+    follow(task, after, sink) {
+      const feed = feedOf(task);
+      feed.followers += 1;
+      run(feed, after, sink)
+        .catch((error: unknown) => log.error('task_stream.failed', { error: asFault(error) }))
+        .finally(() => leave(feed));
+    },
+    async look() {
+      const followed = [...feeds.values()];
+      for (let at = 0; at < followed.length; at += lookTasks) {
+        const part = followed.slice(at, at + lookTasks);
+        const places = await options.lastPlaces(part.map(({ task }) => task));
+        for (const [index, feed] of part.entries()) {
+          const place = places[index];
+          if (place !== undefined) raise(feed, place);
+        }
+      }
+    },
+    get tasks() {
+      return feeds.size;
+    },
+  };
+}
+
+const wakeForm = /^(\d{1,9})-(\d{1,19})$/;
+
+function placeIn(message: string): StreamPosition | undefined {
+  const match = wakeForm.exec(message);
+  return match === null ? undefined : { epoch: Number(match[1]), position: BigInt(match[2] ?? '0') };
+}

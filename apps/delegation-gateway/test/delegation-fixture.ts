@@ -1,0 +1,257 @@
+import { kafkaSettings } from '@signalbox/config/kafka-settings';
+import { loadSettings } from '@signalbox/config/settings';
+import { givenSources } from '@signalbox/config/sources';
+import { delegationUpdatesSchema, type TaskUpdated } from '@signalbox/contracts/delegation-updates';
+import { headerNames } from '@signalbox/contracts/headers';
+import { newId } from '@signalbox/contracts/ids';
+import { idKey } from '@signalbox/contracts/keys';
+import { newApiKey } from '@signalbox/identity/api-keys';
+import { createKey, createTenant } from '@signalbox/identity/create-key';
+import { type Messaging, openMessaging, type Receipt } from '@signalbox/messaging/messaging';
+import { toRecord } from '@signalbox/messaging/outgoing';
+import { readAll } from '@signalbox/messaging/read-topic';
+import { type Database, openDatabase } from '@signalbox/postgres/database';
+import { silentLog as log, silentMetrics as metrics } from '@signalbox/telemetry/silent';
+import { createTestDatabase, type TestDatabase } from '@signalbox/testkit/database';
+import { testInfra } from '@signalbox/testkit/infra';
+import { type SpawnedService, spawnService } from '@signalbox/testkit/service';
+import { openSse, type SseOptions, type SseStream } from '@signalbox/testkit/sse';
+import { type OwnTopics, ownTopics } from '@signalbox/testkit/topics';
+import { waitFor } from '@signalbox/testkit/wait';
+
+export interface Answer<B = Record<string, unknown>> {
+  readonly status: number;
+  readonly headers: Headers;
+  readonly body: B;
+}
+
+/** A record of delegation.tasks as the worker finds it. */
+export interface TaskRecord {
+  readonly type: string | undefined;
+  readonly eventId: string | undefined;
+  readonly replyTo: string | undefined;
+  readonly value: Record<string, unknown>;
+}
+
+export interface DelegationFixture {
+  readonly keys: { readonly acme: string; readonly globex: string };
+  readonly env: Record<string, string>;
+  readonly database: TestDatabase;
+  readonly db: Database;
+  readonly topics: OwnTopics;
+  /** A gateway of its own process, ready. */
+  start(env?: Record<string, string>): Promise<SpawnedService>;
+  /** Speaks as the delegation-worker: puts updates of a task into delegation.updates, one after the other. */
+  tell(tenant: string, taskId: string, updates: readonly Told[]): Promise<Receipt[]>;
+  /** What the worker finds of a task, in the order of the log, once there are `count` records of it. */
+  records(tenant: string, taskId: string, count: number): Promise<TaskRecord[]>;
+  close(): Promise<void>;
+}
+
+export type Told = Partial<TaskUpdated> & {
+  /** The same id twice: the producer sent the record again. */
+  readonly eventId?: string;
+  /** webhook.updated with these fields instead of an update of the task. */
+  readonly webhook?: Record<string, unknown>;
+};
+
+/** Database, topics and two tenants with keys of one test file. */
+export async function delegationFixture(): Promise<DelegationFixture> {
+  const infra = testInfra();
+  const topics = ownTopics();
+  const [database] = await Promise.all([
+    createTestDatabase(),
+    topics.create('delegation.tasks', 'delegation.updates', 'jobs.commands', 'jobs.results'),
+  ]);
+  const db = openDatabase({
+    url: database.ownerUrl,
+    poolSize: 2,
+    maxOverflow: 0,
+    poolTimeoutMs: 5000,
+    poolRecycleMs: 600_000,
+    applicationName: 'delegation-gateway-test',
+    log,
+    metrics,
+  });
+  const kafka = loadSettings(
+    'delegation-gateway-test',
+    kafkaSettings,
+    givenSources({ KAFKA_BOOTSTRAP_SERVERS: infra.kafka, KAFKA_TOPIC_PREFIX: topics.prefix }),
+  );
+  const keys = { acme: newApiKey('dev').text, globex: newApiKey('dev').text };
+  for (const [tenant, text] of Object.entries(keys)) {
+    await createTenant(db, tenant, tenant);
+    await db.transaction((tx) => createKey(tx, { tenant, text, name: 'test' }), { tenant });
+  }
+  const env = {
+    KAFKA_BOOTSTRAP_SERVERS: infra.kafka,
+    KAFKA_TOPIC_PREFIX: topics.prefix,
+    KAFKA_GROUP_ID: topics.prefix,
+    DATABASE_URL: database.url,
+    DATABASE_POOL_SIZE: '4',
+    DATABASE_MAX_OVERFLOW: '0',
+    REDIS_URL: infra.redisUrl,
+    REDIS_KEY_PREFIX: `test-${newId().slice(-12)}:`,
+    RATE_LIMIT_MAX: '0',
+    TRACING_ENABLED: 'true',
+  };
+  const services: SpawnedService[] = [];
+  let worker: Messaging | undefined;
+  const messaging = () => {
+    worker ??= openMessaging({
+      settings: kafka,
+      instanceId: newId(),
+      service: 'delegation-worker',
+      database: db,
+      log,
+      metrics,
+    });
+    return worker;
+  };
+
+  return {
+    keys,
+    env,
+    database,
+    db,
+    topics,
+    async start(more = {}) {
+      const service = await spawnService('delegation-gateway', { ...env, ...more });
+      services.push(service);
+      await service.ready();
+      return service;
+    },
+    async tell(tenant, taskId, updates) {
+      const receipts: Receipt[] = [];
+      for (const { eventId = newId(), webhook, ...update } of updates) {
+        const topic = 'delegation.updates';
+        const now = new Date().toISOString();
+        const key = idKey(tenant, taskId);
+        const value =
+          webhook === undefined
+            ? {
+                task_id: taskId,
+                seq: 1,
+                status: 'running',
+                attempt: 1,
+                target: { handler: 'test' },
+                depth: 0,
+                priority: 5,
+                submitted_at: now,
+                updated_at: now,
+                ...update,
+              }
+            : { task_id: taskId, webhook_id: newId(), updated_at: now, ...webhook };
+        const { headers } = toRecord(
+          {
+            topic,
+            key,
+            tenant,
+            eventType: webhook === undefined ? 'task.updated' : 'webhook.updated',
+            schema: delegationUpdatesSchema,
+            eventId,
+            correlationId: taskId,
+            value,
+          },
+          `00-${newId().replaceAll('-', '')}-00f067aa0ba902b7-01`,
+        );
+        receipts.push(await messaging().producer.direct({ topic, key, headers, value }));
+      }
+      return receipts;
+    },
+    records: (tenant, taskId, count) =>
+      waitFor(
+        async () => {
+          const all = await readAll({ settings: kafka, topic: 'delegation.tasks', log });
+          return all
+            .filter(({ key }) => key === idKey(tenant, taskId))
+            .map(({ headers, value }) => ({
+              type: headers[headerNames.eventType],
+              eventId: headers[headerNames.eventId],
+              replyTo: headers[headerNames.replyTo],
+              value: JSON.parse(value?.toString() ?? '{}'),
+            }));
+        },
+        (found) => found.length >= count,
+        { timeoutMs: 20_000, label: `${count} records of the task` },
+      ),
+    async close() {
+      await Promise.all(services.map((service) => service[Symbol.asyncDispose]()));
+      await worker?.close();
+      await db.close();
+      await Promise.all([database.drop(), topics.drop()]);
+    },
+  };
+}
+
+/** Sends a request and reads the JSON answer. */
+export async function call<B = Record<string, unknown>>(
+  service: { readonly url: string },
+  path: string,
+  options: {
+    key?: string;
+    body?: unknown;
+    raw?: string | Uint8Array<ArrayBuffer>;
+    headers?: Record<string, string>;
+    method?: string;
+  } = {},
+): Promise<Answer<B>> {
+  const { key, body, raw, headers = {}, method } = options;
+  const payload = raw ?? (body === undefined ? undefined : JSON.stringify(body));
+  const response = await fetch(service.url + path, {
+    method: method ?? (payload === undefined ? 'GET' : 'POST'),
+    headers: {
+      ...(key === undefined ? {} : { 'x-api-key': key }),
+      ...(payload === undefined ? {} : { 'content-type': 'application/json' }),
+      ...headers,
+    },
+    ...(payload === undefined ? {} : { body: payload }),
+  });
+  const text = await response.text();
+  // The caller names the form it checks next.
+  const read: B = text === '' ? {} : JSON.parse(text);
+  return { status: response.status, headers: response.headers, body: read };
+}
+
+export interface Submitted extends Record<string, unknown> {
+  readonly task_id: string;
+  readonly status: string;
+}
+
+export const handlerTask = { payload: { handler: 'test', input: { n: 1 } } };
+
+export function submit(
+  service: { readonly url: string },
+  key: string,
+  body: unknown = handlerTask,
+  headers: Record<string, string> = {},
+): Promise<Answer<Submitted>> {
+  return call(service, '/v1/delegation/task', { key, body, headers });
+}
+
+/** Follows a task's stream. */
+export function follow(
+  service: { readonly url: string },
+  key: string,
+  taskId: string,
+  options: Omit<SseOptions, 'headers'> = {},
+): Promise<SseStream> {
+  return openSse(`${service.url}/v1/delegation/task/${taskId}/events`, {
+    ...options,
+    headers: { 'x-api-key': key },
+  });
+}
+
+/** Reads the task until its status is this one. */
+export function reached(
+  service: { readonly url: string },
+  key: string,
+  taskId: string,
+  status: string,
+): Promise<Answer> {
+  return waitFor(
+    () => call(service, `/v1/delegation/task/${taskId}`, { key }),
+    ({ body }) => body.status === status,
+    { label: `the task to be ${status}` },
+  );
+}
