@@ -192,7 +192,7 @@ const sources: Record<SourceTopicName, SourceTopic> = {
     compacted: false,
     owner: 'delegation-worker',
     producers: ['delegation-worker'],
-    consumers: ['delegation-gateway', 'conversation-worker'],
+    consumers: ['delegation-gateway', 'conversation-worker', 'delegation-worker'],
     key: byTask,
     ordered: true,
     content: true,

@@ -207,6 +207,17 @@ const codes = {
     'The process that ran a tool without idempotency died; whether it took effect is not known, so it is not repeated.',
   ),
 
+  // Tasks.
+  DEPTH_LIMIT: kind(
+    422,
+    false,
+    'Delegated too deep',
+    'A task was delegated by a task, and so on, more often than DELEGATION_MAX_DEPTH allows.',
+  ),
+  HANDLER_UNKNOWN: kind(404, false, 'Unknown handler', 'No handler of this name in the release.'),
+  CHILD_FAILED: kind(502, false, 'Child task failed', 'A task that this one had delegated did not complete.'),
+  TASK_EXPIRED: kind(504, false, 'Task expired', 'The deadline of the task passed before it ended.'),
+
   // Calls to addresses that tenants name.
   ADDRESS_REFUSED: kind(
     422,
@@ -219,6 +230,13 @@ const codes = {
     true,
     'Call failed',
     'An address outside refused the connection, broke it off or answered what cannot be read.',
+  ),
+
+  WEBHOOK_GONE: kind(
+    410,
+    false,
+    'Webhook gone',
+    'The callback URL answered 410: it wants no more calls, and the webhook is not tried again.',
   ),
 
   // Work and messages.

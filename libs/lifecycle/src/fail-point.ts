@@ -12,6 +12,8 @@ export const failPoints = {
   'turn.step_done': 'the model has answered, the outcome of the step not yet stored',
   'turn.deltas_acknowledged': 'the last delta of an answer is in the log, the final not yet in the outbox',
   'call.done': 'a tool has run, its outcome not yet stored',
+  'task.step_done': 'a step of a handler has run, its outcome not yet stored',
+  'webhook.answered': 'a callback URL has taken a webhook, its end not yet stored',
   'push.done': 'the memory backend has taken a memory, which is not stored yet',
   'export.page_written': 'rows of an export are in its unfinished file, others are not',
   'export.published': 'the file of an export has its name, its job has not ended',
