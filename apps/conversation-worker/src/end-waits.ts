@@ -1,49 +1,26 @@
 import { newId } from '@signalbox/contracts/ids';
-import { pause } from '@signalbox/lifecycle/pause';
+import { repeat } from '@signalbox/lifecycle/repeat';
 import type { Database } from '@signalbox/postgres/database';
 import { withoutTrace } from '@signalbox/telemetry/trace';
 import { type TakeOutcomesParts, takeOutcomes } from './take-tool-outcomes.ts';
-import { keepMs } from './upkeep-tasks.ts';
 
 const everyMs = 1_000;
 const atOnce = 100;
-const pruneAtOnce = 5_000;
-const pruneEveryMs = 60_000;
 
 /**
  * The net under parked turns: a tool or a task whose wait is over gets the outcome `unknown`, and its turn goes on with
- * that; the task is told to end. What comes later for the call is stored as late_outcome. Every replica looks, once a second; an outcome counts once, and two
- * that look at the same moment are parted by the step's row. Also deletes what is older than a turn's row may become: steps, and
- * the ids of actions.
+ * that; the task is told to end. What comes later for the call is stored as late_outcome. Every replica looks, once a
+ * second; an outcome counts once, and two that look at the same moment are parted by the step's row.
  */
 export function endWaits(
   parts: TakeOutcomesParts & { readonly database: Database },
   signal: AbortSignal,
 ): Promise<void> {
-  return withoutTrace(() => loop(parts, signal));
-}
-
-async function loop(
-  parts: TakeOutcomesParts & { readonly database: Database },
-  signal: AbortSignal,
-): Promise<void> {
-  let failing = false;
-  let pruneAt = performance.now() + pruneEveryMs * Math.random();
-  while (!signal.aborted) {
-    await pause(everyMs * (0.8 + Math.random() * 0.4), signal);
-    if (signal.aborted) return;
-    try {
-      await endExpired(parts);
-      if (performance.now() >= pruneAt) {
-        pruneAt = performance.now() + pruneEveryMs;
-        await parts.store.prune(keepMs, pruneAtOnce);
-      }
-      failing = false;
-    } catch (error) {
-      if (!failing) parts.log.warning('turn.waits_not_ended', { error });
-      failing = true;
-    }
-  }
+  const step = () => endExpired(parts);
+  const onError = (error: unknown, again: boolean) => {
+    if (!again) parts.log.warning('turn.waits_not_ended', { error });
+  };
+  return withoutTrace(() => repeat(everyMs, step, onError, signal));
 }
 
 async function endExpired(parts: TakeOutcomesParts & { readonly database: Database }): Promise<void> {

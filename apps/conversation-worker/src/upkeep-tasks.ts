@@ -5,11 +5,11 @@ import type { IntakeStore } from './intake-store.ts';
 const dayMs = 86_400_000;
 
 /** Turns, their steps and the ids of actions outlive the topic's seven days by one: they are the inbox. */
-export const keepMs = 8 * dayMs;
+const keepMs = 8 * dayMs;
 
 /**
  * What job-worker has done here on its schedule, each a bounded piece that any replica does and that does nothing twice.
- * All but the history's end this service also does by itself, so that it does not grow where nobody asks.
+ * Lanes are also swept by each worker itself.
  */
 export function upkeepTasks(
   store: Pick<IntakeStore, 'prune' | 'pruneHistory'>,
