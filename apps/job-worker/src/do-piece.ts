@@ -1,5 +1,6 @@
 import type { Asker } from '@signalbox/messaging/asker';
 import { pruneDeadLetters } from '@signalbox/messaging/dead-letter-upkeep';
+import { pruneInbox } from '@signalbox/messaging/inbox-upkeep';
 import { askUpkeep } from '@signalbox/messaging/upkeep';
 import type { Database } from '@signalbox/postgres/database';
 import type { EndLostJobs } from './end-lost-jobs.ts';
@@ -24,6 +25,10 @@ const endedJobsKeptMs = 8 * 86_400_000;
 /** A piece of upkeep: what is in tables of another service is done by its owner, the rest here. */
 export function pieceDoer(parts: PieceParts): DoPiece {
   const own: Readonly<Record<OwnTask, (asked: PieceAsked) => Promise<Piece>>> = {
+    async inbox({ limit }) {
+      const done = await pruneInbox(parts.database, { limit });
+      return { done, more: done >= limit };
+    },
     dead_letters: async ({ signal }) => {
       const { gone, neverReplayed } = await pruneDeadLetters(parts.database, signal);
       return { done: gone, more: false, detail: { never_replayed: neverReplayed } };

@@ -54,6 +54,8 @@ export function jobRunner(parts: JobRunnerParts): JobRunner {
       lease.holds(workers.id);
     });
     const leaseEnds = new AbortController();
+    // Told when what was missed is caught up.
+    events.on('cron:started', () => log.info('jobs.started', { schedules: parts.crontab.length }));
     const beating = lease.run(leaseEnds.signal);
     try {
       const runner = await run({
@@ -70,7 +72,6 @@ export function jobRunner(parts: JobRunnerParts): JobRunner {
         preset: { worker: { completeJobBatchDelay: 0, failJobBatchDelay: 0 } },
       });
       running = true;
-      log.info('jobs.started', { schedules: parts.crontab.length });
       await ended(runner, signal);
       if (signal.aborted) await stop(runner, workers);
       else throw fault('INTERNAL_ERROR', 'graphile-worker has stopped by itself');

@@ -1,7 +1,7 @@
 import { type CronItem, parseCronItems } from 'graphile-worker';
 
 /** What is done in the tables of this service and of the messages; no other service is asked. */
-export const ownTasks = ['dead_letters', 'jobs', 'lost_jobs', 'export_files'] as const;
+export const ownTasks = ['inbox', 'dead_letters', 'jobs', 'lost_jobs', 'export_files'] as const;
 export type OwnTask = (typeof ownTasks)[number];
 
 /** Done here, or by the service that owns the tables, which is asked. */
@@ -61,6 +61,7 @@ const table: readonly (readonly [owner: string, task: string, when: When])[] = [
   ['memory-replicator', 'memory_compaction', daily(3, 44)],
   ['job-worker', 'lost_jobs', quarterHourly(1)],
   ['job-worker', 'export_files', quarterHourly(6)],
+  ['job-worker', 'inbox', hourly(48)],
   ['job-worker', 'dead_letters', hourly(52)],
   ['job-worker', 'jobs', hourly(56)],
 ];

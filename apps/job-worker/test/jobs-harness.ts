@@ -61,7 +61,7 @@ export async function startHarness() {
     EXPORT_DIR: exportDir,
     EXPORT_SIGNING_SECRET: secret,
     JOB_WORKER_LEASE_MS: '2000',
-    JOB_ASK_TIMEOUT_MS: '5000',
+    JOB_ASK_TIMEOUT_MS: '1500',
   };
   const own = openDatabase({
     url: database.url,
@@ -130,7 +130,6 @@ export async function startHarness() {
   });
   const asker = openAsker({ ...parts, requests: 'jobs.commands', results: 'jobs.results' });
   const notifications: { tenant: string; value: NotificationPosted }[] = [];
-  const spans: string[] = [];
   messaging.consume({
     topic: 'ui.notifications',
     group: 'test',
@@ -139,7 +138,6 @@ export async function startHarness() {
       for (const record of records) {
         const value = readValue('ui.notifications', 'notification.posted', record.value);
         if (value !== undefined) notifications.push({ tenant: record.tenant, value });
-        spans.push(record.headers.traceparent ?? '');
       }
     },
   });
@@ -177,9 +175,22 @@ export async function startHarness() {
     gateway,
     memories,
     notifications,
-    spans,
     request,
     ask,
+    /** A session with so many events in the test's gateway. */
+    session(count: number, of = tenant): { sessionId: string; rows: object[] } {
+      const sessionId = newId();
+      const rows = Array.from({ length: count }, (_, n) => ({ n, text: `event ${n}` }));
+      gateway.sessions.set(`${of} ${sessionId}`, rows);
+      return { sessionId, rows };
+    },
+    /** What people were told of a job, once there is something. */
+    told: (jobId: string): Promise<NotificationPosted[]> =>
+      waitFor(
+        () => notifications.map(({ value }) => value).filter(({ data }) => data?.job_id === jobId),
+        (found) => found.length > 0,
+        { label: `notification of job ${jobId}` },
+      ),
     /** Waits until the job has ended. */
     async ended(jobId: string, of = tenant, timeoutMs = 20_000): Promise<Job> {
       const rows = await waitFor(
