@@ -8,6 +8,7 @@ import { newId } from '@signalbox/contracts/ids';
 import { createServer, portOf } from '@signalbox/http/server';
 import { authProbe } from '@signalbox/identity/probe';
 import { runMain } from '@signalbox/lifecycle/lifecycle';
+import { openAsker } from '@signalbox/messaging/asker';
 import { deadLetters } from '@signalbox/messaging/dead-letters';
 import { openMessaging } from '@signalbox/messaging/messaging';
 import { openDatabase } from '@signalbox/postgres/database';
@@ -19,17 +20,21 @@ import { superviseService } from '@signalbox/telemetry/service';
 import { startTelemetry } from '@signalbox/telemetry/telemetry';
 import { createAcceptService } from './accept-service.ts';
 import { actionRoutes } from './action-routes.ts';
+import { answerJobWorker } from './answer-job-worker.ts';
 import { deadLetterRoutes } from './dead-letter-routes.ts';
+import { jobRoutes } from './job-routes.ts';
+import { memorySearchRoutes } from './memory-search-routes.ts';
 import { memoryWriteRoutes } from './memory-write-routes.ts';
 import { messageRoutes } from './message-routes.ts';
 import { notificationRoutes } from './notification-routes.ts';
 import { storeNotifications } from './notification-store.ts';
-import { pruneForever } from './prune.ts';
 import { sessionRoutes } from './session-routes.ts';
 import { gatewaySettings } from './settings.ts';
 import { storeTools } from './store-tools.ts';
+import { streamKeys } from './stream-keys.ts';
 import { streamRoutes } from './stream-routes.ts';
 import { createStreamService } from './stream-service.ts';
+import { upkeepTasks } from './upkeep-tasks.ts';
 
 await runMain(async (lifecycle) => {
   const settings = loadSettings('gateway', gatewaySettings);
@@ -66,10 +71,18 @@ await runMain(async (lifecycle) => {
     log,
     metrics,
     lifecycle,
-    topics: ['conversation.inbound', 'memory.writes'],
+    topics: ['conversation.inbound', 'memory.writes', 'memory.recall.requests', 'jobs.commands'],
   });
   const accepting = createAcceptService({ settings, database, messaging, log, metrics });
   const streaming = createStreamService({ settings, database, redis, messaging, log, metrics });
+
+  const asking = { messaging, service: 'gateway', log, metrics };
+  const memories = openAsker({
+    ...asking,
+    requests: 'memory.recall.requests',
+    results: 'memory.recall.results',
+  });
+  const jobs = openAsker({ ...asking, requests: 'jobs.commands', results: 'jobs.results' });
 
   board.add({ name: 'database', required: true, probe: database.probe(expectedMigrations('gateway')) });
   board.add({ name: 'kafka', required: 'after-grace', probe: (signal) => messaging.probe(signal) });
@@ -105,6 +118,7 @@ await runMain(async (lifecycle) => {
         { name: 'sessions', description: 'What was said, as pages.' },
         { name: 'tools', description: 'What agents may call.' },
         { name: 'memory', description: 'What is remembered over sessions.' },
+        { name: 'jobs', description: 'What runs by itself, and exports.' },
         { name: 'notifications', description: 'What people should see although they did not ask for it.' },
         { name: 'operations', description: 'What could not be handled, and what to do with it.' },
       ],
@@ -136,6 +150,13 @@ await runMain(async (lifecycle) => {
     });
     sessionRoutes(api, database);
     memoryWriteRoutes(api, { writes, outbox: messaging.outbox });
+    memorySearchRoutes(api, {
+      asker: memories,
+      writes,
+      maxStallMs: settings.streamMaxStallMs,
+      log,
+    });
+    jobRoutes(api, { asker: jobs, writes, outbox: messaging.outbox });
     notificationRoutes(api, { database, writes });
     deadLetterRoutes(api, { letters: deadLetters(database, log), writes, source: service });
   });
@@ -150,8 +171,10 @@ await runMain(async (lifecycle) => {
     inbox: 'own-row',
     handler: storeNotifications,
   });
+  const keys = streamKeys(settings.redisKeyPrefix);
+  answerJobWorker({ ...asking, database, tasks: upkeepTasks({ settings, database, redis, keys, log }) });
   lifecycle.background('stream boot', (signal) => streaming.watchBoot(signal));
   lifecycle.background('accept load', (signal) => accepting.refreshLoad(signal));
-  lifecycle.background('prune', (signal) => pruneForever({ settings, database, log }, signal));
+  lifecycle.background('redis watch', (signal) => streaming.watchRedis(signal));
   supervised.started({ port: portOf(server) });
 });

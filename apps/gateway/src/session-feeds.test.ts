@@ -69,6 +69,7 @@ function follow(to: Feeds, after: number, takes = () => true): number[] {
     },
     drained: async () => undefined,
     bufferedBytes: 0,
+    sendAway: () => undefined,
     closed: closing.signal,
   });
   return got;

@@ -15,12 +15,20 @@ export interface EntrySink {
   drained(): Promise<void>;
   /** What was sent and waits for the network. */
   readonly bufferedBytes: number;
+  /** Ends it and tells its client when to come back. */
+  sendAway(retryMs: number): void;
   readonly closed: AbortSignal;
 }
 
 export interface SessionFeeds {
   /** Sends everything after `after` to the sink, then what is appended, until the sink ends. Returns at once. */
   follow(session: SessionRef, after: StreamPosition, sink: EntrySink): void;
+  /**
+   * Ends the sinks that have followed since before `openedBefore` (monotonic, ms): this process cannot tell them anything
+   * more, another one may. At most a part at a call, and with random retries, so that their clients do not come back
+   * together. Answers how many.
+   */
+  sendAway(openedBefore: number): number;
   readonly sessions: number;
 }
 
@@ -37,6 +45,8 @@ export interface SessionFeedOptions {
 
 interface Follower {
   readonly sink: EntrySink;
+  /** Monotonic, ms. */
+  readonly openedAt: number;
   /** All entries up to here have been sent to the sink. */
   cursor: StreamPosition;
 }
@@ -58,6 +68,11 @@ interface Feed {
 const fullBytes = 262_144;
 /** A socket that is closing takes nothing and has nothing to drain: looking at it must not hold the process. */
 const fullPauseMs = 5;
+/** Of those who are sent away, this many at a call, or a part of all. */
+const awayAtOnce = 50;
+const awayParts = 5;
+const minAwayRetryMs = 250;
+const spreadAwayRetryMs = 5_000;
 
 /**
  * One feed for each session that somebody follows here, however many follow it: one channel, one read a wake-up.
@@ -225,10 +240,17 @@ export function createSessionFeeds(options: SessionFeedOptions): SessionFeeds {
     follow(session, after, sink) {
       if (sink.closed.aborted) return;
       const feed = feedOf(session);
-      const follower: Follower = { sink, cursor: after };
+      const follower: Follower = { sink, openedAt: performance.now(), cursor: after };
       feed.followers.add(follower);
       sink.closed.addEventListener('abort', () => leave(feed, follower), { once: true });
       void catchUp(feed, follower);
+    },
+    sendAway(openedBefore) {
+      const all = [...feeds.values()].flatMap(({ followers }) => [...followers]);
+      const over = all.filter(({ openedAt }) => openedAt < openedBefore);
+      const some = over.slice(0, Math.max(awayAtOnce, Math.ceil(all.length / awayParts)));
+      for (const { sink } of some) sink.sendAway(minAwayRetryMs + Math.random() * spreadAwayRetryMs);
+      return some.length;
     },
     get sessions() {
       return feeds.size;

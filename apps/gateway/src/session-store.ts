@@ -47,6 +47,15 @@ export async function hasSession(tx: Queryable, { tenant, sessionId }: SessionRe
   return (await tx.query(sessionStatement, [tenant, sessionId])).length > 0;
 }
 
+/** Whether it is the session of a delegated turn: nobody has made it, and it can be read (0039). */
+async function hasOwnEvents(tx: Queryable, { tenant, sessionId }: SessionRef): Promise<boolean> {
+  const [row] = await tx.query<{ own: boolean }>(
+    { name: 'gateway_own_events', text: 'select gateway.has_own_events($1, $2) as own' },
+    [tenant, sessionId],
+  );
+  return row?.own === true;
+}
+
 const pageStatement = {
   name: 'gateway_event_page',
   text: `select epoch, position, event_type, data, stored_at from gateway.session_events
@@ -80,7 +89,7 @@ export function pageEvents(
         sessionStatement,
         [tenant, sessionId],
       );
-      if (session === undefined) return undefined;
+      if (session === undefined && !(await hasOwnEvents(tx, { tenant, sessionId }))) return undefined;
       const rows = await tx.query<{
         epoch: number;
         position: string;
@@ -88,7 +97,7 @@ export function pageEvents(
         data: string;
         stored_at: Date;
       }>(pageStatement, [tenant, sessionId, after.epoch, after.position.toString(), limit]);
-      const { pruned_epoch: epoch, pruned_position: position } = session;
+      const { pruned_epoch: epoch = null, pruned_position: position = null } = session ?? {};
       return {
         events: rows.map((row) => ({
           id: formatStreamId({ epoch: row.epoch, position: BigInt(row.position) }),
@@ -196,24 +205,4 @@ export async function countOpenTurns(
     [tenants, bound],
   );
   return new Map(rows.map((row) => [row.tenant, row.open_turns]));
-}
-
-/** Forgets what is past its time, in small batches until nothing is left. Answers how many rows went. */
-export async function prune(
-  database: Database,
-  keep: { readonly keyHours: number; readonly eventDays: number },
-  signal: AbortSignal,
-): Promise<number> {
-  const batch = 2_000;
-  let total = 0;
-  while (!signal.aborted) {
-    const [row] = await database.query<{ rows: number }>(
-      'select gateway.prune(make_interval(hours => $1), make_interval(days => $2), $3) as rows',
-      [keep.keyHours, keep.eventDays, batch],
-    );
-    const gone = row?.rows ?? 0;
-    total += gone;
-    if (gone < batch) return total;
-  }
-  return total;
 }

@@ -37,6 +37,13 @@ export const gatewaySettings = {
     min: 1,
     max: 3_650,
   }),
+  sessionExpireDays: integer({
+    env: 'SESSION_EXPIRE_DAYS',
+    doc: 'Sessions that nobody has used for so long are deleted with their messages and events; 0: never.',
+    default: 0,
+    min: 0,
+    max: 3_650,
+  }),
   streamEpoch: integer({
     env: 'STREAM_EPOCH',
     doc: 'First part of every stream id. Raise it when the topic conversation.outbound is made anew.',

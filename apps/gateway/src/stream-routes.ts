@@ -24,6 +24,9 @@ export interface StreamRouteOptions {
   readonly open: { sse: number; websocket: number };
 }
 
+/** RFC 6455, 7.4, as registered: the client is to come back later. */
+const tryAgainLater = 1013;
+
 /** Many streams of one session get the same entry: it is encoded once for each transport. */
 const encodedEvents = new WeakMap<StreamEntry, string>();
 const encodedMessages = new WeakMap<StreamEntry, string>();
@@ -110,6 +113,7 @@ export function streamRoutes(server: HttpServer, options: StreamRouteOptions): v
         get bufferedBytes() {
           return stream.bufferedBytes;
         },
+        sendAway: (retryMs) => stream.sendAway(retryMs),
         closed: stream.closed,
       });
     },
@@ -160,6 +164,7 @@ export function streamRoutes(server: HttpServer, options: StreamRouteOptions): v
         get bufferedBytes() {
           return stream.bufferedBytes;
         },
+        sendAway: () => stream.close(tryAgainLater, 'this replica cannot follow the session'),
         closed: stream.closed,
       });
     },

@@ -24,12 +24,18 @@ export interface StreamService {
   consume(): Consumer;
   /** Looks after `stream:boot` of the owned partitions, until the signal aborts. */
   watchBoot(signal: AbortSignal): Promise<void>;
+  /**
+   * Sends clients away that this process cannot tell anything: Redis has not answered it for longer than READY_GRACE_MS,
+   * the service is unready by then. One that comes back meanwhile is given the same time. Until the signal aborts.
+   */
+  watchRedis(signal: AbortSignal): Promise<void>;
 }
 
 /** Delivery rule 22: refills at once; the others wait with keepalive. */
 const refillsAtOnce = 32;
 const bootCheckMs = 1_000;
 const redisAnswerMs = 2_000;
+const redisCheckMs = 1_000;
 
 /** Puts the streams together: from conversation.outbound into Postgres and Redis, and out to whoever follows. */
 export function createStreamService(parts: {
@@ -102,6 +108,21 @@ export function createStreamService(parts: {
     count: (result, number) => events.add(number, { result }),
   });
 
+  /** Since when Redis has not answered (monotonic, ms); undefined while it does. */
+  let awaySince: number | undefined;
+  async function checkRedis(): Promise<void> {
+    try {
+      await redis.probe(AbortSignal.timeout(redisAnswerMs));
+      awaySince = undefined;
+    } catch {
+      awaySince ??= performance.now();
+    }
+    const graceEnded = performance.now() - settings.readyGraceMs;
+    if (awaySince === undefined || awaySince > graceEnded) return;
+    const streams = feeds.sendAway(graceEnded);
+    if (streams > 0) log.warning('streams.sent_away', { streams });
+  }
+
   return {
     feeds,
     findPlace: (request) => places.add(request),
@@ -120,6 +141,8 @@ export function createStreamService(parts: {
       });
       return consumer;
     },
+    watchRedis: (signal) =>
+      repeat(redisCheckMs, checkRedis, (error) => log.error('stream.redis_check_failed', { error }), signal),
     watchBoot: (signal) =>
       repeat(
         bootCheckMs,

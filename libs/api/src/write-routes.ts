@@ -42,12 +42,14 @@ export interface OnceOptions {
 /** Every write of the API goes through here (delivery rule 24). */
 export interface WriteRoutes {
   /**
-   * Looks at every route that is added to the server from now on: one that writes and is not declared by `declare` is an
-   * error of the start, one that answers 2xx past `once` and `settle` an INTERNAL_ERROR.
+   * Looks at every route that is added to the server from now on: one of a method that writes and not declared by `declare`
+   * or `declareRead` is an error of the start, a write that answers 2xx past `once` and `settle` an INTERNAL_ERROR.
    */
   guard(server: HttpServer): void;
   /** Options of a route that writes: its schema with the header Idempotency-Key. */
   declare<S extends FastifySchema>(schema: S): DeclaredWrite<S>;
+  /** Options of a route that only reads, by a method that usually writes: a search whose question is a body. */
+  declareRead<S extends FastifySchema>(schema: S): DeclaredRead<S>;
   /**
    * Has the effect once for each key and replies. The effect runs in a transaction of the caller's tenant, again when its
    * outcome is unknown: ids that it stores or sends are made before, outside of it. What depends on the state of things
@@ -81,6 +83,11 @@ const replayedHeader = {
 export interface DeclaredWrite<S extends FastifySchema> {
   readonly schema: S & { readonly headers: typeof IdempotencyHeaders };
   readonly config: { readonly idempotent: true };
+}
+
+export interface DeclaredRead<S extends FastifySchema> {
+  readonly schema: S;
+  readonly config: { readonly reads: true };
 }
 
 /** Printable ASCII without blanks: UUIDs and hashes fit, and a log or a shell cannot be tricked by one. */
@@ -140,7 +147,7 @@ export function createWriteRoutes(options: {
     guard(server) {
       server.addHook('onRoute', (route) => {
         const writes = [route.method].flat().filter((each) => !reading.has(each));
-        if (writes.length === 0) return;
+        if (writes.length === 0 || route.config?.reads === true) return;
         if (route.config?.idempotent !== true) {
           throw fault(
             'INTERNAL_ERROR',
@@ -156,6 +163,8 @@ export function createWriteRoutes(options: {
       schema: { ...schema, headers: IdempotencyHeaders, ...repliesOf(schema.response) },
       config: { idempotent: true },
     }),
+
+    declareRead: (schema) => ({ schema, config: { reads: true } }),
 
     once: (request, reply, effect, { admit } = {}) =>
       settle(request, reply, async (write) => {

@@ -19,7 +19,7 @@ export interface EventStreamOptions {
   readonly maxStallMs?: number;
 }
 
-export type StreamEnd = 'client' | 'server' | 'drain' | 'slow';
+export type StreamEnd = 'client' | 'server' | 'away' | 'drain' | 'slow';
 
 export interface EventStream {
   /** Sends one event. False when the stream has ended, or is cut by this very event because its reader is too slow. */
@@ -31,6 +31,8 @@ export interface EventStream {
   drained(): Promise<void>;
   /** Ends it cleanly; `retryMs` tells the client when to come back. */
   close(retryMs?: number): void;
+  /** Ends it cleanly and its connection with it, so that the client, after `retryMs`, may reach another replica. */
+  sendAway(retryMs: number): void;
   /** Aborts when the stream has ended, by whoever. */
   readonly closed: AbortSignal;
   readonly bufferedBytes: number;
@@ -123,7 +125,7 @@ function startStream(
     end(reason);
     // A client that came back on this connection would meet the replica that has just sent it away.
     const { socket } = raw;
-    if (reason === 'drain') raw.once('finish', () => socket?.end());
+    if (reason === 'drain' || reason === 'away') raw.once('finish', () => socket?.end());
     raw.end(retry === undefined ? undefined : `retry: ${Math.round(retry)}\n\n`);
   };
 
@@ -164,6 +166,7 @@ function startStream(
         ended.signal.addEventListener('abort', done, { once: true });
       }),
     close: (retry) => close(retry, 'server'),
+    sendAway: (retry) => close(retry, 'away'),
     closed: ended.signal,
     get bufferedBytes() {
       return buffered(raw);

@@ -44,5 +44,7 @@ declare module 'fastify' {
     quiet?: boolean;
     /** Changes something and takes an Idempotency-Key; the service that serves the route says how. */
     idempotent?: boolean;
+    /** Changes nothing, whatever its method. */
+    reads?: boolean;
   }
 }
