@@ -109,7 +109,7 @@ export const turnSettings = {
   }),
   sessionExpireDays: integer({
     env: 'SESSION_EXPIRE_DAYS',
-    doc: 'After so many days a turn leaves the history that models are shown; 0: never. Done by the upkeep task session_history.',
+    doc: 'Sessions that nobody has used for so many days are deleted, and older turns leave the history that models are shown; 0: never.',
     default: 0,
     max: 36_500,
   }),

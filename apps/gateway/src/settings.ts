@@ -39,10 +39,10 @@ export const gatewaySettings = {
   }),
   sessionExpireDays: integer({
     env: 'SESSION_EXPIRE_DAYS',
-    doc: 'Sessions that nobody has used for so long are deleted with their messages and events; 0: never.',
+    doc: 'Sessions that nobody has used for so many days are deleted, and older turns leave the history that models are shown; 0: never.',
     default: 0,
     min: 0,
-    max: 3_650,
+    max: 36_500,
   }),
   streamEpoch: integer({
     env: 'STREAM_EPOCH',
