@@ -11,6 +11,7 @@ import { createServer, portOf } from '@signalbox/http/server';
 import { authProbe } from '@signalbox/identity/probe';
 import { runMain } from '@signalbox/lifecycle/lifecycle';
 import { openMessaging } from '@signalbox/messaging/messaging';
+import { answerUpkeep } from '@signalbox/messaging/upkeep';
 import { openDatabase } from '@signalbox/postgres/database';
 import { expectedMigrations } from '@signalbox/postgres/schema-version';
 import { createBoard } from '@signalbox/readiness/board';
@@ -24,6 +25,7 @@ import { taskRoutes } from './task-routes.ts';
 import { countOpenTasks, prunedPlace } from './task-store.ts';
 import { taskStreamRoutes } from './task-stream-routes.ts';
 import { createUpdateService } from './update-service.ts';
+import { upkeepTasks } from './upkeep-tasks.ts';
 
 const loadEveryMs = 500;
 
@@ -150,6 +152,7 @@ await runMain(async (lifecycle) => {
   board.start();
   await server.listen();
   updates.consume();
+  answerUpkeep({ messaging, service, tasks: upkeepTasks(settings, database), log, metrics });
   lifecycle.background('task events', (signal) => updates.watchEvents(signal));
   lifecycle.background('task gauge', (signal) => gauge.refresh(signal));
   lifecycle.background('accept load', (signal) =>

@@ -4,12 +4,15 @@ import { givenSources } from '@signalbox/config/sources';
 import { delegationUpdatesSchema, type TaskUpdated } from '@signalbox/contracts/delegation-updates';
 import { headerNames } from '@signalbox/contracts/headers';
 import { newId } from '@signalbox/contracts/ids';
+import type { UpkeepDone } from '@signalbox/contracts/jobs';
 import { idKey } from '@signalbox/contracts/keys';
 import { newApiKey } from '@signalbox/identity/api-keys';
 import { createKey, createTenant } from '@signalbox/identity/create-key';
+import { type Asker, openAsker } from '@signalbox/messaging/asker';
 import { type Messaging, openMessaging, type Receipt } from '@signalbox/messaging/messaging';
 import { toRecord } from '@signalbox/messaging/outgoing';
 import { readAll } from '@signalbox/messaging/read-topic';
+import { askUpkeep } from '@signalbox/messaging/upkeep';
 import { type Database, openDatabase } from '@signalbox/postgres/database';
 import { silentLog as log, silentMetrics as metrics } from '@signalbox/telemetry/silent';
 import { createTestDatabase, type TestDatabase } from '@signalbox/testkit/database';
@@ -45,6 +48,8 @@ export interface DelegationFixture {
   tell(tenant: string, taskId: string, updates: readonly Told[]): Promise<Receipt[]>;
   /** What the worker finds of a task, in the order of the log, once there are `count` records of it. */
   records(tenant: string, taskId: string, count: number): Promise<TaskRecord[]>;
+  /** Asks for a piece of upkeep as job-worker does. */
+  upkeep(task: string): Promise<UpkeepDone>;
   close(): Promise<void>;
 }
 
@@ -107,6 +112,19 @@ export async function delegationFixture(): Promise<DelegationFixture> {
       metrics,
     });
     return worker;
+  };
+
+  let asker: Asker<'jobs.commands', 'jobs.results'> | undefined;
+  const jobs = () => {
+    asker ??= openAsker({
+      messaging: messaging(),
+      service: 'job-worker',
+      requests: 'jobs.commands',
+      results: 'jobs.results',
+      log,
+      metrics,
+    });
+    return asker;
   };
 
   return {
@@ -175,6 +193,8 @@ export async function delegationFixture(): Promise<DelegationFixture> {
         (found) => found.length >= count,
         { timeoutMs: 20_000, label: `${count} records of the task` },
       ),
+    upkeep: (task) =>
+      askUpkeep(jobs(), { owner: 'delegation-gateway', task, limit: 1000, deadlineMs: 20_000 }),
     async close() {
       await Promise.all(services.map((service) => service[Symbol.asyncDispose]()));
       await worker?.close();
