@@ -189,17 +189,13 @@ export function intakeStore(database: Queryable) {
       }));
     },
 
-    /** Deletes steps of turns, and ids of actions, that are older; up to `limit` of each. Answers how many went. */
-    async prune(olderThanMs: number, limit: number): Promise<{ steps: number; actions: number }> {
-      const [steps] = await database.query<{ gone: number }>(
+    /** Deletes steps that are older; up to `limit`. Answers how many went. */
+    async pruneSteps(olderThanMs: number, limit: number): Promise<number> {
+      const [row] = await database.query<{ gone: number }>(
         'select conversation_worker.prune_steps($1, $2) as gone',
         [olderThanMs, limit],
       );
-      const [actions] = await database.query<{ gone: string }>(
-        `select messaging.inbox_forget('conversation-worker', make_interval(secs => $1 / 1000.0), $2) as gone`,
-        [olderThanMs, limit],
-      );
-      return { steps: steps?.gone ?? 0, actions: Number(actions?.gone ?? 0) };
+      return row?.gone ?? 0;
     },
 
     /** Deletes turns of the history that are older; up to `limit`. Answers how many went. */

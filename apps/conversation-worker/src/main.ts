@@ -5,6 +5,7 @@ import { telemetryOptions } from '@signalbox/config/service-settings';
 import { loadSettings } from '@signalbox/config/settings';
 import { processSources } from '@signalbox/config/sources';
 import { newId } from '@signalbox/contracts/ids';
+import { prepareValidators } from '@signalbox/contracts/validate';
 import { createServer } from '@signalbox/http/server';
 import { createBoundedFetch } from '@signalbox/http-client/bounded-fetch';
 import { runMain } from '@signalbox/lifecycle/lifecycle';
@@ -49,7 +50,15 @@ await runMain(async (lifecycle) => {
   lifecycle.onStop({ name: 'database', phase: 'pools', timeoutMs: 6_000, run: () => database.close() });
   const messaging = openMessaging({
     ...{ settings, instanceId: owner, service, database, log, metrics, lifecycle },
-    topics: ['conversation.outbound', 'tool.requests', 'memory.writes', 'delegation.tasks', 'turn.results'],
+    topics: [
+      'conversation.outbound',
+      'tool.requests',
+      'delegation.tasks',
+      'turn.results',
+      'memory.recall.requests',
+      'memory.writes',
+      'jobs.results',
+    ],
   });
   const recaller = openRecaller({
     asker: openAsker({
@@ -151,6 +160,13 @@ await runMain(async (lifecycle) => {
   const server = createServer({ settings, log, telemetry, board, lifecycle });
   await server.listen();
   board.start();
+  prepareValidators([
+    'conversation.inbound',
+    'tool.results',
+    'delegation.updates',
+    'memory.recall.results',
+    'jobs.commands',
+  ]);
   const intake = {
     ...{ store: intakeStore(database), worker, keepOpened, log, metrics: ofTurns, database },
     ...{ outbox: messaging.outbox, historyTokens: settings.turnHistoryTokens },

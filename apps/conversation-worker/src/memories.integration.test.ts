@@ -101,7 +101,7 @@ describe('a turn whose persona recalls', () => {
     await first.exited;
     await conversation.answer(call);
     neighbours.recall = async (query) => [memory(`the second answer to ${query}`)];
-    worker = await conversation.worker({ RECALL_DEADLINE_MS: '5000' });
+    worker = await conversation.worker({ RECALL_DEADLINE_MS: '5000', SESSION_EXPIRE_DAYS: '2' });
     await conversation.final(one.turnId, 20_000);
     await conversation.final(two.turnId, 20_000);
     expect(askedFor(stored)).toHaveLength(1);
@@ -151,4 +151,38 @@ describe('a turn whose persona remembers', () => {
     const turns = neighbours.writes.flatMap(({ value }) => value.memories.map(({ turn_id }) => turn_id));
     expect(turns).not.toContain(cut.turnId);
   });
+});
+
+// The last one: a worker of another group would read the messages again whose rows it forgets.
+test('what is old is forgotten when job-worker asks for it, a few rows at a time', async () => {
+  const { database } = conversation;
+  const { sessionId, turnId } = await conversation.post('say old');
+  await conversation.final(turnId);
+  const second = await conversation.post('say older', { sessionId });
+  await conversation.final(second.turnId);
+  const rows = async (table: string) => {
+    const found = await database.query(`select from conversation_worker.${table} where turn_id = any ($1)`, [
+      [turnId, second.turnId],
+    ]);
+    return found.length;
+  };
+  await database.query(
+    `update conversation_worker.history set finished_at = finished_at - interval '3 days' where session_id = $1`,
+    [sessionId],
+  );
+  expect(await neighbours.upkeep('session_history', 1)).toEqual({ done: 1, more: true });
+  expect(await neighbours.upkeep('session_history', 5)).toEqual({ done: 1, more: false });
+  expect(await rows('history')).toBe(0);
+  await database.query(
+    `update conversation_worker.steps set started_at = started_at - interval '9 days' where turn_id = any ($1)`,
+    [[turnId, second.turnId]],
+  );
+  expect(await neighbours.upkeep('steps', 5)).toEqual({ done: 2, more: false });
+  expect(await rows('steps')).toBe(0);
+  await database.query(
+    `update conversation_worker.turns set finished_at = finished_at - interval '9 days' where id = any ($1)`,
+    [[turnId, second.turnId]],
+  );
+  expect(await neighbours.upkeep('work_rows', 5)).toEqual({ done: 2, more: false });
+  expect(await neighbours.upkeep('stale_lanes', 5)).toEqual({ done: 0, more: false });
 });

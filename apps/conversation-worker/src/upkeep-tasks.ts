@@ -1,40 +1,33 @@
 import type { UpkeepTasks } from '@signalbox/messaging/upkeep';
+import { workUpkeepTasks } from '@signalbox/work/upkeep-tasks';
 import type { Worker } from '@signalbox/work/worker';
 import type { IntakeStore } from './intake-store.ts';
 
 const dayMs = 86_400_000;
+/** Steps go with their turns, a day after the topic (delivery rule 11). */
+const keepStepsMs = 8 * dayMs;
+/** One statement stays well under any statement timeout. */
+const rowsAtOnce = 5_000;
 
-/** Turns, their steps and the ids of actions outlive the topic's seven days by one: they are the inbox. */
-const keepMs = 8 * dayMs;
-
-/**
- * What job-worker has done here on its schedule, each a bounded piece that any replica does and that does nothing twice.
- * Lanes are also swept by each worker itself.
- */
+/** What job-worker has done here on its schedule: each a bounded piece that any replica does, and that does nothing twice. */
 export function upkeepTasks(
-  store: Pick<IntakeStore, 'prune' | 'pruneHistory'>,
+  store: Pick<IntakeStore, 'pruneSteps' | 'pruneHistory'>,
   queue: Pick<Worker['queue'], 'prune' | 'sweep'>,
   sessionExpireDays: number,
 ): UpkeepTasks {
   return {
-    /** Finished turns, and the lanes of sessions in which nothing is left to do. */
-    async work_rows({ limit }) {
-      const done = await queue.prune(keepMs, limit);
-      return { done, more: done >= limit };
-    },
-    /** Lanes that nobody holds and that are not marked ready although they could go on; at most 1 000 at a time. */
-    async stale_lanes() {
-      const done = await queue.sweep();
-      return { done, more: false };
-    },
+    ...workUpkeepTasks(queue),
     async steps({ limit }) {
-      const { steps, actions } = await store.prune(keepMs, limit);
-      return { done: steps + actions, more: steps >= limit || actions >= limit, detail: { steps, actions } };
+      const rows = Math.min(limit, rowsAtOnce);
+      const done = await store.pruneSteps(keepStepsMs, rows);
+      return { done, more: done >= rows };
     },
+    /** Turns of the history that are older than SESSION_EXPIRE_DAYS; models are not shown them any more. */
     async session_history({ limit }) {
       if (sessionExpireDays === 0) return { done: 0, more: false };
-      const done = await store.pruneHistory(sessionExpireDays * dayMs, limit);
-      return { done, more: done >= limit };
+      const rows = Math.min(limit, rowsAtOnce);
+      const done = await store.pruneHistory(sessionExpireDays * dayMs, rows);
+      return { done, more: done >= rows };
     },
   };
 }

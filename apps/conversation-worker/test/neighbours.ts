@@ -7,7 +7,9 @@ import type { MemoryRecallRequested, RecalledMemory } from '@signalbox/contracts
 import type { MemoryWriteRequested } from '@signalbox/contracts/memory-writes';
 import type { TurnEnded } from '@signalbox/contracts/turn-results';
 import { openAnswerer } from '@signalbox/messaging/answerer';
+import { type Asker, openAsker } from '@signalbox/messaging/asker';
 import type { IntakeRecord } from '@signalbox/messaging/messaging';
+import { askUpkeep } from '@signalbox/messaging/upkeep';
 import { silentLog, silentMetrics } from '@signalbox/telemetry/silent';
 import { waitFor } from '@signalbox/testkit/wait';
 import { type Conversation, tenant } from './conversation.ts';
@@ -24,7 +26,7 @@ export interface PersonaSettings {
   readonly delegates?: readonly Readonly<Record<string, string>>[];
 }
 
-/** The services around the worker besides gateway and executor: memory-sync, memory-replicator and delegation-worker. */
+/** The services around the worker besides gateway and executor: those of memory, delegation-worker and job-worker. */
 export class Neighbours {
   readonly asked: Sent<MemoryRecallRequested>[] = [];
   readonly writes: Sent<MemoryWriteRequested>[] = [];
@@ -34,6 +36,7 @@ export class Neighbours {
   /** What is recalled; the answer is sent when it resolves. */
   recall: (query: string) => Promise<RecalledMemory[]> = async () => [];
   readonly #conversation: Conversation;
+  readonly #jobs: Asker<'jobs.commands', 'jobs.results'>;
 
   constructor(conversation: Conversation) {
     this.#conversation = conversation;
@@ -48,6 +51,10 @@ export class Neighbours {
           return { eventType: 'memory.recalled', value: { memories, took_ms: 1 } };
         },
       },
+    });
+    this.#jobs = openAsker({
+      ...{ messaging, service: 'job-worker', log: silentLog, metrics: silentMetrics },
+      ...{ requests: 'jobs.commands', results: 'jobs.results' },
     });
     const keep = <Value>(into: Sent<Value>[]) => ({
       group: 'test-neighbours',
@@ -75,6 +82,13 @@ export class Neighbours {
       `update conversation_worker.personas set memory = $3, delegates = $4 where tenant = $1 and persona_id = $2`,
       [tenant, personaId, memory, JSON.stringify(delegates)],
     );
+  }
+
+  /** Has the worker do one piece of upkeep. */
+  async upkeep(task: string, limit: number): Promise<{ done: number; more: boolean }> {
+    const owner = 'conversation-worker';
+    const { done, more } = await askUpkeep(this.#jobs, { owner, task, limit, deadlineMs: 10_000 });
+    return { done, more };
   }
 
   tasksOf(turnId: string): Sent<TaskSubmitted>[] {
