@@ -1,0 +1,2 @@
+/** This service as headers, groups and spans name it. */
+export const serviceName = 'memory-replicator';
