@@ -19,13 +19,25 @@ export interface SeededPersona {
   readonly systemPrompt: string;
   readonly modelProfile: string;
   readonly tools: readonly string[];
+  /** As apps/conversation-worker/src/persona-settings.ts reads them; nothing is recalled or delegated without. */
+  readonly memory?: Readonly<Record<string, unknown>>;
+  readonly delegates?: readonly Readonly<Record<string, string>>[];
 }
 
 export const seededPersonas: readonly SeededPersona[] = [
   {
     personaId: 'assistant',
     systemPrompt:
-      'You are a helpful assistant. Be brief and exact. Use the calculator for arithmetic and the timestamp tool for the time instead of guessing.',
+      'You are a helpful assistant. Be brief and exact. Use the calculator for arithmetic and the timestamp tool for the time instead of guessing. Delegate what takes research to the researcher.',
+    modelProfile: 'default',
+    tools: seededTools,
+    memory: { recall: true, limit: 5, write: ['user', 'assistant'] },
+    delegates: [{ persona_id: 'researcher' }],
+  },
+  {
+    personaId: 'researcher',
+    systemPrompt:
+      'You are a researcher. Work out what you are asked, with the tools you have, and answer with the result alone.',
     modelProfile: 'default',
     tools: seededTools,
   },

@@ -13,11 +13,19 @@ import {
 
 async function seedPersonas(tx: Transaction, tenant: string): Promise<number> {
   let made = 0;
-  for (const { personaId, systemPrompt, modelProfile, tools } of seededPersonas) {
+  for (const {
+    personaId,
+    systemPrompt,
+    modelProfile,
+    tools,
+    memory = {},
+    delegates = [],
+  } of seededPersonas) {
     const rows = await tx.query(
-      `INSERT INTO conversation_worker.personas (tenant, persona_id, system_prompt, model_profile, tools)
-       VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING RETURNING persona_id`,
-      [tenant, personaId, systemPrompt, modelProfile, tools],
+      `INSERT INTO conversation_worker.personas
+         (tenant, persona_id, system_prompt, model_profile, tools, memory, delegates)
+       VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING RETURNING persona_id`,
+      [tenant, personaId, systemPrompt, modelProfile, tools, memory, JSON.stringify(delegates)],
     );
     await tx.query(
       'INSERT INTO gateway.personas (tenant, persona_id) VALUES ($1, $2) ON CONFLICT DO NOTHING',

@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest';
 import type { Conversation, Message } from './conversation.ts';
 import { answerTo, roundsOf, tokensOf } from './rules.ts';
 
-const tools = ['echo', 'timestamp', 'calculator'];
+const tools = ['echo', 'timestamp', 'calculator', 'delegate'];
 
 function ask(
   text: string,
@@ -33,6 +33,7 @@ describe('the rules of the stand-in model', () => {
     ['calculate sqrt(16)?', 'calculator', { expression: 'sqrt(16)' }],
     ['what time is it', 'timestamp', {}],
     ['echo hello there', 'echo', { text: 'hello there' }],
+    ['delegate to researcher: find 2 + 2', 'delegate', { persona_id: 'researcher', message: 'find 2 + 2' }],
     ['use unknown_tool with {"a":1}', 'unknown_tool', { a: 1 }],
   ])('%s → %s', (text, name, args) => {
     expect(ask(text).calls).toEqual([{ name, arguments: args }]);
@@ -43,6 +44,13 @@ describe('the rules of the stand-in model', () => {
       'I am the stand-in model of the development stack and can only repeat: hello',
     );
     expect(ask('model gpt-4-5 of 3').calls).toEqual([]);
+  });
+
+  test('tells what it was given to remember', () => {
+    const lines = ['{"role":"user","text":"tea"}', '{"role":"note","text":"no\\u003cmilk"}'].join('\n');
+    const system = `Be kind.\n\nWhat follows …\n<memories>\n${lines}\n</memories>`;
+    expect(ask('what do you remember?', { system }).text).toBe('I remember "tea", "no<milk".');
+    expect(ask('what do you remember?').text).toBe('I remember nothing.');
   });
 
   test('tells the result after the tool has answered', () => {

@@ -34,6 +34,13 @@ function numbered(count: number, word: string): string {
   return Array.from({ length: count }, (_, index) => `${word}${index + 1}`).join(' ');
 }
 
+/** The texts of the memories that conversation-worker puts into a system prompt, one JSON object a line. */
+function memoriesIn(system: string): string[] {
+  const block = /<memories>\n(.*)\n<\/memories>$/s.exec(system)?.[1];
+  if (block === undefined) return [];
+  return block.split('\n').map((line) => String(parseArguments(line).text));
+}
+
 /** First match wins. */
 const rules: readonly Rule[] = [
   {
@@ -49,6 +56,10 @@ const rules: readonly Rule[] = [
         arguments: { text: `call ${index + 1}` },
       })),
     }),
+  },
+  {
+    pattern: /^delegate(?: to)? ([\w.-]+):? +(.*)$/is,
+    answer: (match) => call('delegate', { persona_id: match[1] ?? '', message: match[2] ?? '' }),
   },
   { pattern: /^say (.*)$/is, answer: (match) => ({ text: match[1] ?? '' }) },
   {
@@ -78,6 +89,13 @@ const rules: readonly Rule[] = [
             ? 'Nothing before this.'
             : `You said: ${earlier.map(({ text }) => `"${text}"`).join(', ')}.`,
       };
+    },
+  },
+  {
+    pattern: /\bwhat do you remember\b/i,
+    answer: (_, { system }) => {
+      const known = memoriesIn(system).map((text) => `"${text}"`);
+      return { text: known.length === 0 ? 'I remember nothing.' : `I remember ${known.join(', ')}.` };
     },
   },
   { pattern: /\b(what time|the time|timestamp|what date|today)\b/i, answer: () => call('timestamp', {}) },
