@@ -1,8 +1,8 @@
 import { readFileSync } from 'node:fs';
-import { isId, newId } from '@signalbox/contracts/ids';
+import { isId } from '@signalbox/contracts/ids';
 import { isTenant } from '@signalbox/contracts/keys';
 import { isTopicName, type TopicName } from '@signalbox/contracts/topics';
-import { type Fault, fault } from '@signalbox/faults/fault';
+import { fault } from '@signalbox/faults/fault';
 import {
   type DeadLetterState,
   type DeadLetterSummary,
@@ -11,11 +11,8 @@ import {
   noDeadLetter,
   unknownTenant,
 } from '@signalbox/messaging/dead-letters';
-import { sqlState } from '@signalbox/postgres/classify-error';
-import { type Database, openDatabase } from '@signalbox/postgres/database';
-import { silentLog, silentMetrics } from '@signalbox/telemetry/silent';
-import { startTelemetry } from '@signalbox/telemetry/telemetry';
-import { commandSettings, dlqSettings } from './settings.ts';
+import type { Database } from '@signalbox/postgres/database';
+import { invalid, plain, table, withOperator } from './operator.ts';
 
 /** Whose dead letters: a tenant's, or those that no tenant could be read of. */
 export interface Whose {
@@ -38,7 +35,6 @@ interface Operator {
 
 /** Rows of one transaction of a purge. */
 const purgeBatch = 1_000;
-const insufficientPrivilege = '42501';
 
 /** Without anybody named: what waits of whom. Else a page of theirs, newest first. */
 export async function listDeadLetters(
@@ -139,32 +135,9 @@ async function asOperator(
   note: (line: string) => void,
   use: (operator: Operator) => Promise<void>,
 ): Promise<void> {
-  const settings = commandSettings(dlqSettings);
-  const telemetry = startTelemetry({
-    ...{ service: 'cli', version: '0', environment: 'dev', instanceId: newId() },
-    ...{ tracing: true, metrics: false, otlpEndpoint: settings.otlpEndpoint },
-    ...{ logLevel: 'INFO', logFormat: 'json' },
-    // What was done, as one line for whoever keeps it; answers go to stdout.
-    logDestination: { write: (line) => note(line.trimEnd()) },
-  });
-  const { log } = telemetry;
-  const database = openDatabase({
-    ...{ url: settings.databaseOwnerUrl, poolSize: 1, maxOverflow: 0, poolTimeoutMs: 10_000 },
-    ...{ poolRecycleMs: 60_000, applicationName: 'signalbox-dlq' },
-    ...{ log: silentLog, metrics: silentMetrics },
-  });
-  try {
-    const [role] = await database.query<{ name: string }>('select session_user::text as name');
-    await use({ database, letters: deadLetters(database, log), by: `operator:${role?.name}` });
-  } catch (error) {
-    if (sqlState(error) !== insufficientPrivilege) throw error;
-    throw fault('FORBIDDEN', 'DATABASE_OWNER_URL names a role without the rights of an operator', {
-      cause: error,
-    });
-  } finally {
-    await database.close();
-    await telemetry.shutdown();
-  }
+  await withOperator('dlq', note, ({ database, log, by }) =>
+    use({ database, letters: deadLetters(database, log), by }),
+  );
 }
 
 function tenantOf({ tenant, unknown }: Whose): string {
@@ -205,12 +178,6 @@ function readValue(path: string): object {
   throw invalid('value', `${path} holds no JSON object`);
 }
 
-function invalid(option: string, message: string): Fault {
-  return fault('VALIDATION_ERROR', 'the command cannot be run like this', {
-    errors: [{ path: `--${option}`, message }],
-  });
-}
-
 function cells(letter: DeadLetterSummary): string[] {
   const { id, createdAt, topic, place, reason, eventType, key, replayedAs } = letter;
   return [
@@ -227,22 +194,4 @@ function textOf(value: unknown): string {
   if (value === null || value === undefined) return '–';
   if (value instanceof Date) return value.toISOString();
   return typeof value === 'object' ? JSON.stringify(value) : String(value);
-}
-
-/** What others wrote must not tell the terminal anything. */
-function plain(text: string): string {
-  return text.replaceAll(/[\p{Cc}\p{Cf}]/gu, '\uFFFD');
-}
-
-function table(names: readonly string[], rows: readonly string[][], print: (line: string) => void): void {
-  const lines = [names, ...rows.map((row) => row.map(plain))];
-  const widths = names.map((_, i) => Math.max(...lines.map((line) => line[i]?.length ?? 0)));
-  for (const line of lines) {
-    print(
-      line
-        .map((cell, i) => cell.padEnd(widths[i] ?? 0))
-        .join('  ')
-        .trimEnd(),
-    );
-  }
 }

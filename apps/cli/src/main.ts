@@ -2,6 +2,7 @@ import { asFault } from '@signalbox/faults/fault';
 import { interrupts } from '@signalbox/lifecycle/interrupts';
 import { Command } from 'commander';
 import { addDlqCommands } from './dlq-commands.ts';
+import { addMemoryCommands } from './memory-commands.ts';
 import { commandSettings, stackSettings } from './settings.ts';
 
 const print = (line: string): void => {
@@ -78,7 +79,9 @@ program
     if (!(await showHealth(url ?? commandSettings(stackSettings).gatewayUrl, print))) process.exitCode = 1;
   });
 
-addDlqCommands(program, { print, note, write: (bytes) => void process.stdout.write(bytes) });
+const streams = { print, note, write: (bytes: Buffer) => void process.stdout.write(bytes) };
+addDlqCommands(program, streams);
+addMemoryCommands(program, streams);
 
 function waitMsOf(wait: string | true | undefined): number {
   if (wait === undefined) return 0;

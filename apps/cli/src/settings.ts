@@ -29,7 +29,7 @@ export const migrateSettings = {
   ...kafkaSettings,
   databaseOwnerUrl: url({
     env: 'DATABASE_OWNER_URL',
-    doc: 'Postgres as the role that owns the tables; read by `signalbox migrate` and `signalbox dlq`, no service has it.',
+    doc: 'Postgres as the role that owns the tables; read by `signalbox migrate`, `dlq` and `memory`, no service has it.',
     schemes: ['postgres', 'postgresql'],
   }),
   databaseUrl: url({
@@ -40,8 +40,8 @@ export const migrateSettings = {
   }),
 };
 
-/** What `signalbox dlq` needs: the role that owns the tables or a member of signalbox_queue, and where traces go. */
-export const dlqSettings = {
+/** What `signalbox dlq` and `signalbox memory` need: the role that owns the tables or a member of signalbox_queue, and where traces go. */
+export const operatorSettings = {
   databaseOwnerUrl: migrateSettings.databaseOwnerUrl,
   otlpEndpoint: serviceSettings.otlpEndpoint,
 };

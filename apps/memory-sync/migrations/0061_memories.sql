@@ -235,6 +235,8 @@ $$;
 
 select app.protect_queue_functions('memory_sync', 'signalbox_memory_sync');
 grant execute on function memory_sync.push_id to signalbox_queue;
+-- For operators alone: members of signalbox_queue, as the owner of the tables is.
+revoke execute on function memory_sync.requeue, memory_sync.open_memories from signalbox_memory_sync;
 
 -- Down Migration
 
