@@ -1,0 +1,53 @@
+import { type Breaker, createBreaker } from '@signalbox/breaker/breaker';
+import { asFault } from '@signalbox/faults/fault';
+import type { Logger, Metrics } from '@signalbox/telemetry/telemetry';
+
+/** Hosts whose breakers are kept; the one that was not used for longest goes first. */
+const maxHosts = 512;
+
+/**
+ * One breaker a host that webhooks go to, so that one that is down costs its own webhooks their time and no others. They
+ * share one name in the metrics, which is bounded, and shows the worst.
+ */
+export function hostBreakers(options: {
+  readonly timeoutMs: number;
+  readonly log: Logger;
+  readonly metrics: Metrics;
+}) {
+  const breakers = new Map<string, Breaker>();
+  return {
+    of(host: string): Breaker {
+      const found = breakers.get(host);
+      const breaker =
+        found ??
+        createBreaker({
+          name: 'webhook',
+          timeoutMs: options.timeoutMs,
+          errorThresholdPercentage: 50,
+          resetTimeoutMs: 10_000,
+          volumeThreshold: 5,
+          // Refused before it was called: that says nothing about the host.
+          counts: (error) =>
+            !['ABORTED', 'ADDRESS_REFUSED', 'WEBHOOK_GONE', 'LEASE_LOST', 'CANCELLED'].includes(
+              asFault(error).code,
+            ),
+          log: options.log.child({ host }),
+          metrics: options.metrics,
+        });
+      breakers.delete(host);
+      breakers.set(host, breaker);
+      if (breakers.size > maxHosts) {
+        const [oldest] = breakers.keys();
+        if (oldest !== undefined) {
+          breakers.get(oldest)?.close();
+          breakers.delete(oldest);
+        }
+      }
+      return breaker;
+    },
+    close(): void {
+      for (const breaker of breakers.values()) breaker.close();
+      breakers.clear();
+    },
+  };
+}

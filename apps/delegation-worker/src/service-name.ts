@@ -1,0 +1,2 @@
+/** This service as headers, groups and spans name it; other services answer to it. */
+export const serviceName = 'delegation-worker';

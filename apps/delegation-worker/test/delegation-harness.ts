@@ -1,0 +1,251 @@
+import { mkdtempSync, readFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { kafkaSettings } from '@signalbox/config/kafka-settings';
+import { outboxSettings } from '@signalbox/config/outbox-settings';
+import { loadSettings } from '@signalbox/config/settings';
+import { givenSources } from '@signalbox/config/sources';
+import type { MessagePosted } from '@signalbox/contracts/conversation-inbound';
+import type { TaskSubmitted } from '@signalbox/contracts/delegation-tasks';
+import type { TaskUpdated, WebhookUpdated } from '@signalbox/contracts/delegation-updates';
+import { newId } from '@signalbox/contracts/ids';
+import { idKey, sessionKey } from '@signalbox/contracts/keys';
+import type { SourceTopicName } from '@signalbox/contracts/topics';
+import type { TurnEnded } from '@signalbox/contracts/turn-results';
+import { readValue } from '@signalbox/contracts/validate';
+import { type IntakeRecord, openMessaging } from '@signalbox/messaging/messaging';
+import { openDatabase } from '@signalbox/postgres/database';
+import { silentLog, silentMetrics } from '@signalbox/telemetry/silent';
+import { createTestDatabase } from '@signalbox/testkit/database';
+import { testInfra } from '@signalbox/testkit/infra';
+import { type SpawnedService, spawnService } from '@signalbox/testkit/service';
+import { ownTopics } from '@signalbox/testkit/topics';
+import { waitFor } from '@signalbox/testkit/wait';
+
+export const tenant = 'acme';
+
+export type Submit = Partial<Omit<TaskSubmitted, 'deadline_at'>> & {
+  readonly handler?: string;
+  readonly persona?: string;
+  readonly deadlineMs?: number;
+  readonly replyTo?: string;
+  readonly traceparent?: string;
+};
+
+const topicNames = [
+  'delegation.tasks',
+  'delegation.updates',
+  'conversation.inbound',
+  'turn.results',
+  'ui.notifications',
+] as const;
+
+/** The rest of the world as delegation-worker sees it: who submits, conversation-worker, who reads what becomes of it. */
+export async function startHarness() {
+  const database = await createTestDatabase();
+  const topics = ownTopics();
+  await topics.create(...topicNames);
+  const env = {
+    KAFKA_BOOTSTRAP_SERVERS: testInfra().kafka,
+    KAFKA_TOPIC_PREFIX: topics.prefix,
+    KAFKA_GROUP_ID: `${topics.prefix}group`,
+    DATABASE_URL: database.url,
+    DATABASE_POOL_SIZE: '3',
+    DATABASE_MAX_OVERFLOW: '3',
+    DELEGATION_LEASE_MS: '2500',
+    WEBHOOK_SIGNING_SECRET: 'the secret of these tests',
+    WEBHOOK_ALLOWED_HOSTS: '127.0.0.1',
+  };
+  const own = openDatabase({
+    url: database.url,
+    poolSize: 2,
+    maxOverflow: 2,
+    poolTimeoutMs: 5_000,
+    poolRecycleMs: 600_000,
+    applicationName: 'test',
+    log: silentLog,
+    metrics: silentMetrics,
+  });
+  const messaging = openMessaging({
+    settings: loadSettings('test', { ...kafkaSettings, ...outboxSettings }, givenSources(env)),
+    instanceId: newId(),
+    service: 'test',
+    database: own,
+    log: silentLog,
+    metrics: silentMetrics,
+  });
+  const read = new Map<SourceTopicName, IntakeRecord[]>();
+  for (const topic of topicNames) {
+    const into: IntakeRecord[] = [];
+    read.set(topic, into);
+    messaging.consume({
+      topic,
+      group: 'test',
+      inbox: 'own-row',
+      handler: async (records) => void into.push(...records),
+    });
+  }
+  const recordsOf = (topic: SourceTopicName) => read.get(topic) ?? [];
+
+  const send = (
+    topic: 'delegation.tasks' | 'turn.results',
+    eventType: string,
+    key: string,
+    value: object,
+    headers: Record<string, string>,
+  ) =>
+    messaging.producer.direct({
+      topic,
+      key,
+      headers: {
+        tenant_id: tenant,
+        event_id: newId(),
+        event_type: eventType,
+        schema: `${topic}.v1`,
+        ...headers,
+      },
+      value,
+    });
+  const toTask = (id: string, eventType: string, value: object, headers: Record<string, string> = {}) =>
+    send('delegation.tasks', eventType, idKey(tenant, id), value, { correlation_id: id, ...headers });
+
+  const submitted = new Map<string, TaskSubmitted>();
+  /** Submits a task; with the id of one that was submitted here, the same again. */
+  async function submit(given: Submit): Promise<string> {
+    const {
+      handler = 'echo',
+      persona,
+      deadlineMs,
+      replyTo = 'delegation-gateway',
+      traceparent,
+      ...fields
+    } = given;
+    const id = given.task_id ?? newId();
+    const value = submitted.get(id) ?? {
+      target: persona === undefined ? { handler } : { persona_id: persona },
+      input: {},
+      priority: 5,
+      depth: 0,
+      submitted_at: new Date().toISOString(),
+      ...(deadlineMs === undefined ? {} : { deadline_at: new Date(Date.now() + deadlineMs).toISOString() }),
+      ...fields,
+      task_id: id,
+    };
+    submitted.set(id, value);
+    await toTask(id, 'task.submitted', value, {
+      reply_to: replyTo,
+      ...(traceparent === undefined ? {} : { traceparent }),
+    });
+    return id;
+  }
+
+  const updates = (id: string): TaskUpdated[] =>
+    recordsOf('delegation.updates').flatMap((record) =>
+      record.eventType === 'task.updated' && record.keyId === id
+        ? (readValue('delegation.updates', 'task.updated', record.value) ?? [])
+        : [],
+    );
+  const inbound = (id: string) =>
+    recordsOf('conversation.inbound').filter(({ headers }) => headers.correlation_id === id);
+
+  return {
+    env,
+    database,
+    topics,
+    messaging,
+    submit,
+    recordsOf,
+    updates,
+    statuses: (id: string) => updates(id).map(({ status }) => status),
+    /** Waits until the task has this status and returns that update. */
+    async reaches(id: string, status: TaskUpdated['status'], timeoutMs = 15_000): Promise<TaskUpdated> {
+      const all = await waitFor(
+        () => updates(id),
+        (found) => found.some((update) => update.status === status),
+        { timeoutMs, label: `${id} ${status}`, intervalMs: 10 },
+      );
+      const found = all.find((update) => update.status === status);
+      if (found === undefined) throw new Error('it was there');
+      return found;
+    },
+    webhookUpdates: (id: string): WebhookUpdated[] =>
+      recordsOf('delegation.updates').flatMap((record) =>
+        record.eventType === 'webhook.updated' && record.keyId === id
+          ? (readValue('delegation.updates', 'webhook.updated', record.value) ?? [])
+          : [],
+      ),
+    cancel: (id: string, reason?: string) =>
+      toTask(id, 'task.cancel_requested', {
+        task_id: id,
+        ...(reason === undefined ? {} : { reason }),
+        requested_at: new Date().toISOString(),
+      }),
+    input: (id: string, input: object, inputId = newId()) =>
+      toTask(id, 'task.input_provided', {
+        task_id: id,
+        input_id: inputId,
+        input,
+        provided_at: new Date().toISOString(),
+      }),
+    /** What was asked of conversation-worker for the task. */
+    inbound,
+    async posted(id: string): Promise<MessagePosted> {
+      const [record] = await waitFor(
+        () => inbound(id).filter(({ eventType }) => eventType === 'message.posted'),
+        (found) => found.length > 0,
+        { label: `a message of ${id}` },
+      );
+      const value = readValue('conversation.inbound', 'message.posted', record?.value);
+      if (value === undefined) throw new Error('not a message');
+      return value;
+    },
+    /** Tells, as conversation-worker does, how the turn ended. */
+    async turnEnded(
+      posted: MessagePosted,
+      ended: Partial<TurnEnded> = {},
+      headers: Record<string, string> = {},
+    ): Promise<void> {
+      const { session_id, turn_id, delegation } = posted;
+      const value = { session_id, turn_id, outcome: 'final', text: 'done', ...ended };
+      await send('turn.results', 'turn.ended', sessionKey(tenant, session_id), value, {
+        session_id,
+        reply_to: 'delegation-worker',
+        correlation_id: delegation?.task_id ?? '',
+        ...headers,
+      });
+    },
+    async start(more: Record<string, string> = {}, { ready = true } = {}): Promise<SpawnedService> {
+      const service = await spawnService(
+        'delegation-worker',
+        { ...env, ...more },
+        { entry: new URL('./main-with-test-handlers.ts', import.meta.url) },
+      );
+      if (ready) await service.ready();
+      return service;
+    },
+    async close(): Promise<void> {
+      await messaging.close();
+      await own.close();
+      await topics.drop();
+      await database.drop();
+    },
+  };
+}
+
+export type Harness = Awaited<ReturnType<typeof startHarness>>;
+
+/** A file that handlers leave lines in. */
+export function noteFile(): string {
+  return join(mkdtempSync(join(tmpdir(), 'signalbox-test-')), 'notes');
+}
+
+export function lines(file: string): string[] {
+  try {
+    return readFileSync(file, 'utf8')
+      .trim()
+      .split('\n')
+      .filter((line) => line !== '');
+  } catch {
+    return [];
+  }
+}
