@@ -86,7 +86,7 @@ await runMain(async (lifecycle) => {
 
   board.add({ name: 'database', required: true, probe: database.probe(expectedMigrations('gateway')) });
   board.add({ name: 'kafka', required: 'after-grace', probe: (signal) => messaging.probe(signal) });
-  board.add({ name: 'redis', required: 'after-grace', probe: (signal) => redis.probe(signal) });
+  board.add({ name: 'redis', required: 'after-grace', probe: (signal) => streaming.probeRedis(signal) });
   board.add({ name: 'auth_manager', required: false, probe: authProbe(database) });
   board.add({ name: 'outbox', required: false, probe: async () => messaging.outboxDetail() });
   board.add({ name: 'worker_pool', required: false, probe: async () => accepting.detail() });

@@ -29,13 +29,15 @@ export interface StreamService {
    * the service is unready by then. One that comes back meanwhile is given the same time. Until the signal aborts.
    */
   watchRedis(signal: AbortSignal): Promise<void>;
+  /** The readiness probe of Redis, which tells watchRedis: a stream ends when the service becomes unready, not before. */
+  probeRedis(signal: AbortSignal): Promise<void>;
 }
 
 /** Delivery rule 22: refills at once; the others wait with keepalive. */
 const refillsAtOnce = 32;
 const bootCheckMs = 1_000;
 const redisAnswerMs = 2_000;
-const redisCheckMs = 1_000;
+const awayCheckMs = 1_000;
 
 /** Puts the streams together: from conversation.outbound into Postgres and Redis, and out to whoever follows. */
 export function createStreamService(parts: {
@@ -110,13 +112,16 @@ export function createStreamService(parts: {
 
   /** Since when Redis has not answered (monotonic, ms); undefined while it does. */
   let awaySince: number | undefined;
-  async function checkRedis(): Promise<void> {
+  async function probeRedis(signal: AbortSignal): Promise<void> {
     try {
-      await redis.probe(AbortSignal.timeout(redisAnswerMs));
+      await redis.probe(signal);
       awaySince = undefined;
-    } catch {
+    } catch (error) {
       awaySince ??= performance.now();
+      throw error;
     }
+  }
+  async function sendAway(): Promise<void> {
     const graceEnded = performance.now() - settings.readyGraceMs;
     if (awaySince === undefined || awaySince > graceEnded) return;
     const streams = feeds.sendAway(graceEnded);
@@ -142,7 +147,8 @@ export function createStreamService(parts: {
       return consumer;
     },
     watchRedis: (signal) =>
-      repeat(redisCheckMs, checkRedis, (error) => log.error('stream.redis_check_failed', { error }), signal),
+      repeat(awayCheckMs, sendAway, (error) => log.error('streams.not_sent_away', { error }), signal),
+    probeRedis,
     watchBoot: (signal) =>
       repeat(
         bootCheckMs,

@@ -3,6 +3,7 @@ import { type FaultProxy, startFaultProxy } from '@signalbox/testkit/fault-proxy
 import { testInfra } from '@signalbox/testkit/infra';
 import type { SpawnedService } from '@signalbox/testkit/service';
 import { openSse } from '@signalbox/testkit/sse';
+import { waitFor } from '@signalbox/testkit/wait';
 import { openWebSocket } from '@signalbox/testkit/websocket';
 import { afterAll, beforeAll, beforeEach, expect, it } from 'vitest';
 import { finalEvent, follow, type GatewayFixture, gatewayFixture, post } from './gateway-fixture.ts';
@@ -40,8 +41,16 @@ afterAll(async () => {
 });
 beforeEach(async () => {
   await proxy.heal();
+  await cutOff.ready();
   ({ session_id: sessionId, turn_id: turnId } = (await post(other, acme, { message: 'hello' })).body);
 });
+
+const unready = () =>
+  waitFor(
+    async () => (await fetch(`${cutOff.url}/ready`)).status,
+    (status) => status === 503,
+    { label: 'unready' },
+  );
 
 const started = () => ({
   type: 'turn.started',
@@ -74,14 +83,14 @@ it.each(['refused', 'silent'] as const)(
     await resumed.close();
     expect(shape(rest)).toHaveLength(1);
     await cutOff.log('streams.sent_away');
-    await cutOff.log('readiness.changed', ({ status }) => status === 'unready');
+    await unready();
   },
   30_000,
 );
 
 it('gives a stream that opens meanwhile the same time', async () => {
   await proxy.refuse();
-  await cutOff.log('readiness.changed', ({ status }) => status === 'unready');
+  await unready();
   const openedAt = performance.now();
   const stream = await follow(cutOff, acme, sessionId);
   expect(await stream.ended).toBe('server');
