@@ -7,6 +7,7 @@ import { createServer, portOf } from '@signalbox/http/server';
 import { createGuardedFetch } from '@signalbox/http-client/guarded-fetch';
 import type { Lifecycle } from '@signalbox/lifecycle/lifecycle';
 import { openMessaging } from '@signalbox/messaging/messaging';
+import { answerUpkeep } from '@signalbox/messaging/upkeep';
 import { openDatabase } from '@signalbox/postgres/database';
 import { expectedMigrations } from '@signalbox/postgres/schema-version';
 import { createBoard } from '@signalbox/readiness/board';
@@ -28,6 +29,7 @@ import { webhookFormats } from './task-messages.ts';
 import { taskMetrics } from './task-metrics.ts';
 import { payloadFormats } from './task-payload.ts';
 import { taskStore } from './task-store.ts';
+import { upkeepTasks } from './upkeep-tasks.ts';
 import { webhookStore } from './webhook-store.ts';
 import { webhookRetry, webhookWork } from './work-webhooks.ts';
 
@@ -164,6 +166,10 @@ export async function delegationWorker(lifecycle: Lifecycle, handlers: readonly 
   const results = { group: serviceName, inbox: 'own-row' as const, accepts: isForUs, onCommitted };
   messaging.consume({ ...results, topic: 'turn.results', handler: takeTurnResults(taking) });
   messaging.consume({ ...results, topic: 'delegation.updates', handler: takeChildUpdates(taking) });
+  answerUpkeep({
+    ...{ messaging, service: serviceName, log, metrics },
+    tasks: upkeepTasks(store, worker.queue, webhooks.queue),
+  });
   lifecycle.background('deadlines', (signal) => endExpired({ ...taking, database, outbox }, signal));
   service.started({ port: portOf(server) });
 }

@@ -44,7 +44,7 @@ const topicNames = [
 export async function startHarness() {
   const database = await createTestDatabase();
   const topics = ownTopics();
-  await topics.create(...topicNames);
+  await topics.create(...topicNames, 'jobs.commands', 'jobs.results');
   const env = {
     KAFKA_BOOTSTRAP_SERVERS: testInfra().kafka,
     KAFKA_TOPIC_PREFIX: topics.prefix,
