@@ -32,15 +32,19 @@ const openingWaitMs = 5;
  *
  * ready: it waits behind a turn of its session, for a slot, or for the delay of its next try. running: somebody holds its
  * lane under a lease; a lease that runs out makes it a further attempt of somebody else. parked: nobody holds its lane,
- * it waits for tools. cancel (libs/work/src/sql/cancel.ts): of a ready turn that never ran it is the end; a running one is
- * flagged, and its holder ends it; one that is parked or between two tries is made ready and claimed to be ended.
+ * it waits for tools, or for tasks that it has delegated. cancel (libs/work/src/sql/cancel.ts): of a ready turn that never
+ * ran it is the end; a running one is flagged, and its holder ends it; one that is parked or between two tries is made
+ * ready and claimed to be ended.
  *
  * A run takes it as far as it goes: to an end, to a park, or to a fault.
  *
- *   claimed ──► opened ──► model call ──► final and finish, one transaction
- *                 ▲            │
- *                 │            └────────► tools: outcome, requests and park, one transaction ──► parked
+ *   claimed ──► opened ──► recall, once ──► model call ──► final, memories and finish, one transaction
+ *                 ▲                             │
+ *                 │                             └────────► tools: outcome, requests and park, one transaction ──► parked
  *                 └── the last outcome of a parked round makes the turn ready, and it is claimed again
+ *
+ * Recall has no step of its own: what it gave is part of the first model step's outcome, so it is asked again exactly when
+ * that step is. A task is a tool step whose request goes to delegation-worker.
  *
  * The journal (`steps`) is what a run knows of those before it. A step's operation key, a hash over the turn, the step and
  * what the call depends on, is stored before the first try of the step: of a model step in the transaction that claims or
@@ -49,10 +53,11 @@ const openingWaitMs = 5;
  * a tool step is waited for, and nobody but the executor decides about a second try, by the key: one whose outcome a crash
  * has hidden is `unknown` unless the tool says that it is idempotent, and then it gets the key with the call.
  *
- * One writer a session (delivery rule 18): the holder of the lane writes openings, deltas and tool.started directly, the
- * end through the outbox in the transaction that ends its turn. While a turn is parked nobody holds its lane; the intake
- * of a tool's outcome then writes tool.result, in its transaction, under the lane's lock and through the outbox alone.
- * Whoever claims the lane later sees such a row if it is not sent yet, and sends it before its first direct record.
+ * One writer a session (delivery rule 18): the holder of the lane writes openings, memory.recalled, deltas and
+ * tool.started directly, the end through the outbox in the transaction that ends its turn. While a turn is parked nobody
+ * holds its lane; the intake of a tool's outcome then writes tool.result, and that of a task's update delegation.updated,
+ * in its transaction, under the lane's lock and through the outbox alone. Whoever claims the lane later sees such a row if
+ * it is not sent yet, and sends it before its first direct record.
  *
  * Order of a holder's own records: deltas and the rows of one process share one queue a key, every delta is acknowledged
  * before a transaction that ends the round is begun, and after a lost lease nothing is sent: each send asks the lease

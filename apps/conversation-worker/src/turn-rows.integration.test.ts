@@ -164,6 +164,53 @@ test('a turn with a tool goes on with one change of its row and its lane', async
   });
 });
 
+test('an update of a task changes its step once; a repeat, and one that comes late without an end, changes nothing', async () => {
+  await database.transaction(async (tx) => {
+    const turn = await begin(tx);
+    const callId = 'e'.repeat(32);
+    await turn.store.storeRound(
+      turn.claim.item,
+      { owner, fence: turn.claim.fence },
+      {
+        ...{ step: 0, outcome: said, messages: [message('delegation.tasks', turn.key)] },
+        toolSteps: [
+          {
+            ...{ step: 1, callId, outcome: undefined, waitMs: 1_000 },
+            input: { tool: 'delegate', model_call_id: 'c', arguments: {} },
+          },
+        ],
+      },
+    );
+    const before = await written(tx);
+    const update = (seq: number, outcome?: ToolOutcomeStored) => ({
+      ...{ tenant: 'acme', key: turn.key, turnId: turn.id, step: 1, callId, eventId: newId(), seq, outcome },
+    });
+    const updates = [
+      update(1),
+      update(1),
+      update(3),
+      update(2),
+      update(4, answered),
+      update(5),
+      update(4, answered),
+    ];
+    const fates = await turn.store.storeTaskUpdates(tx, updates);
+    expect(fates.map(({ fate }) => fate)).toEqual([
+      'shown',
+      'repeated',
+      'shown',
+      'repeated',
+      'applied',
+      'repeated',
+      'repeated',
+    ]);
+    expect(await written(tx, before)).toMatchObject({ 'conversation_worker.steps': 3 });
+    expect(await turn.store.storeTaskUpdates(tx, [update(6, answered)])).toMatchObject([{ fate: 'late' }]);
+    const unknown = { ...update(7), callId: 'a'.repeat(32) };
+    expect(await turn.store.storeTaskUpdates(tx, [unknown])).toMatchObject([{ fate: 'unknown' }]);
+  });
+});
+
 test('messages that wait in line are one statement, and one more where some do wait; others are one as well', async () => {
   const [sessionId, statements] = [newId(), [] as string[]];
   const take = takeMessages({
