@@ -212,7 +212,8 @@ const sources: Record<SourceTopicName, SourceTopic> = {
   },
   'jobs.commands': {
     partitions: 3,
-    retentionMs: hourMs,
+    // Questions are worth nothing after their deadline, but a job that was answered with 202 must outlive a stop of its worker.
+    retentionMs: 7 * dayMs,
     compacted: false,
     owner: 'job-worker',
     producers: ['gateway', 'job-worker'],
