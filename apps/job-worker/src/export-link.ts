@@ -41,7 +41,7 @@ export function exportUrl(publicUrl: string, link: ExportLink, secret: string): 
  */
 export function checkLink(given: GivenLink, secret: string, nowMs: number): ExportLink {
   const { job_id: jobId, tenant, expires = '', signature = '' } = given;
-  if (!isId(jobId) || !isTenant(tenant) || !/^\d{1,12}$/.test(expires)) throw notSigned();
+  if (!isId(jobId) || !isTenant(tenant) || !/^[1-9]\d{0,11}$/.test(expires)) throw notSigned();
   const link = { tenant, jobId, expires: Number(expires) };
   const wanted = signatureOf(link, secret);
   const found = Buffer.from(signature, 'base64url');

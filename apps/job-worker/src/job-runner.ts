@@ -16,6 +16,8 @@ export interface JobRunnerParts {
   readonly concurrency: number;
   /** Rejects while the schema is not there. */
   readonly schemaReady: () => Promise<unknown>;
+  /** Whether other services can be asked. Before it is so for the first time nothing is run. */
+  readonly canAsk: () => boolean;
   /** How long jobs may go on when the process stops; then they are told to end. */
   readonly finishMs: number;
   readonly log: Logger;
@@ -46,6 +48,9 @@ export function jobRunner(parts: JobRunnerParts): JobRunner {
   let running = false;
 
   async function life(signal: AbortSignal): Promise<void> {
+    // A tick that is caught up now would fail for want of an answer, and be gone. A replica too many stands by.
+    while (!parts.canAsk() && !signal.aborted) await pause(pollMs / 5, signal);
+    if (signal.aborted) return;
     await parts.schemaReady();
     const events = new EventEmitter();
     let workers: WorkerPool | undefined;

@@ -119,6 +119,7 @@ await runMain(async (lifecycle) => {
     crontab: crontabOf(schedules),
     concurrency: settings.maxConcurrent,
     schemaReady: () => schema(lifecycle.stopEvent),
+    canAsk: () => jobs.ready() && memories.ready(),
     finishMs: Math.round(settings.shutdownTimeoutMs / 3), // then 4 s for those that do not end, and the rest of the stop
     log,
   });
@@ -144,7 +145,7 @@ await runMain(async (lifecycle) => {
     name: 'worker_pool',
     required: false,
     probe: async () => ({
-      status: runner.running && lease.held ? 'ok' : 'down',
+      status: runner.running && lease.held ? 'ok' : 'degraded',
       size: settings.maxConcurrent,
       busy: teller.busy,
       queued: watch.waiting,

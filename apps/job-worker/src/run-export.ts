@@ -26,6 +26,8 @@ export interface RunExportParts {
   readonly held: () => boolean;
 }
 
+/** Parts of ours that are away: no failure of the job, however long they are. */
+const away: ReadonlySet<string> = new Set(['DATABASE_UNAVAILABLE', 'KAFKA_UNAVAILABLE']);
 /** Refusals that the same request will get again. */
 const forGood: ReadonlySet<string> = new Set([
   'NOT_FOUND',
@@ -82,7 +84,7 @@ export function exportRunner({ store, sources, settings, held }: RunExportParts)
     } catch (error) {
       const why = asFault(error);
       // Given back, taken over, or perhaps ended: the next run will see.
-      if (signal.aborted || why.code === 'LEASE_LOST' || why.code === 'DATABASE_UNAVAILABLE') throw error;
+      if (signal.aborted || why.code === 'LEASE_LOST' || away.has(why.code)) throw error;
       return failed(job, why);
     }
   };

@@ -21,6 +21,8 @@ export interface RunningJob {
   readonly attributes?: SpanOptions['attributes'];
   /** Aborts when the run must end because the process stops. */
   readonly stopping: AbortSignal;
+  /** Aborts when others may run the job, because this process could not show that it lives. */
+  readonly lost: AbortSignal;
 }
 
 export interface JobTeller {
@@ -62,7 +64,7 @@ export function jobTeller(log: Logger, metrics: Metrics): JobTeller {
 
   return {
     tell(job, run) {
-      const { task, attempt, tenant, requestId, traceparent, stopping } = job;
+      const { task, attempt, tenant, requestId, traceparent } = job;
       const span: SpanOptions = {
         kind: 'consumer',
         ...(traceparent === undefined ? { root: true } : { parent: traceparent }),
@@ -77,7 +79,7 @@ export function jobTeller(log: Logger, metrics: Metrics): JobTeller {
             if (outcome === 'failed') failSpan(running, new Error(`${task} failed`));
             told(job, outcome, startedAt);
           } catch (error) {
-            told(job, outcomeOf(error, stopping), startedAt, error);
+            told(job, outcomeOf(error, job), startedAt, error);
             throw error;
           } finally {
             busy -= 1;
@@ -94,7 +96,7 @@ export function jobTeller(log: Logger, metrics: Metrics): JobTeller {
   };
 }
 
-function outcomeOf(error: unknown, stopping: AbortSignal): JobOutcome {
-  if (asFault(error).code === 'LEASE_LOST') return 'lost';
+function outcomeOf(error: unknown, { stopping, lost }: RunningJob): JobOutcome {
+  if (lost.aborted || asFault(error).code === 'LEASE_LOST') return 'lost';
   return stopping.aborted ? 'given_back' : 'retried';
 }

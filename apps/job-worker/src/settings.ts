@@ -34,7 +34,7 @@ export const jobWorkerSettings = {
   maxFailures: integer({
     env: 'JOB_MAX_FAILURES',
     doc: 'A requested job that failed as often is given up. It is tried again after e^n seconds.',
-    default: 6,
+    default: 8,
     min: 1,
     max: 20,
   }),

@@ -24,21 +24,23 @@ export function tasksOf({ store, lease, teller, runSchedule, runRequested }: Tas
   return {
     async [scheduledJob](payload, { abortSignal: stopping = never, job }) {
       const { name, tick } = scheduledIn(payload);
-      await teller.tell({ task: name, attempt: job.attempts, stopping }, () =>
-        runSchedule(name, tick, AbortSignal.any([stopping, lease.lost])),
+      const { lost } = lease;
+      await teller.tell({ task: name, attempt: job.attempts, stopping, lost }, () =>
+        runSchedule(name, tick, AbortSignal.any([stopping, lost])),
       );
     },
     async [requestedJob](payload, { abortSignal: stopping = never, job }) {
       const { tenant, jobId } = requestedIn(payload);
+      const { lost } = lease;
       const origin = await store.origin(tenant, jobId);
       if (origin === undefined) return;
       const { kind, traceparent, requestId } = origin;
       await teller.tell(
         {
-          ...{ task: kind, attempt: job.attempts, tenant, requestId, traceparent, stopping },
+          ...{ task: kind, attempt: job.attempts, tenant, requestId, traceparent, stopping, lost },
           attributes: { [attribute.tenantId]: tenant, 'signalbox.job_id': jobId },
         },
-        () => runRequested(tenant, jobId, AbortSignal.any([stopping, lease.lost])),
+        () => runRequested(tenant, jobId, AbortSignal.any([stopping, lost])),
       );
     },
   };

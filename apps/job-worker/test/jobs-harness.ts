@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { kafkaSettings } from '@signalbox/config/kafka-settings';
@@ -14,7 +14,7 @@ import { fault } from '@signalbox/faults/fault';
 import { openAnswerer } from '@signalbox/messaging/answerer';
 import { openAsker } from '@signalbox/messaging/asker';
 import { openMessaging } from '@signalbox/messaging/messaging';
-import { type UpkeepTasks, upkeepAnswer } from '@signalbox/messaging/upkeep';
+import { type UpkeepTask, upkeepAnswer } from '@signalbox/messaging/upkeep';
 import { openDatabase } from '@signalbox/postgres/database';
 import { silentLog, silentMetrics } from '@signalbox/telemetry/silent';
 import { createTestDatabase } from '@signalbox/testkit/database';
@@ -30,7 +30,6 @@ export const secret = 'a secret of this test that is long enough';
 export interface Gateway {
   /** Rows by `tenant session`. */
   readonly sessions: Map<string, object[]>;
-  readonly upkeep: Map<string, UpkeepTasks[string]>;
   /** Waited for before each page is answered. */
   beforePage: (asked: { sessionId: string; after: string | undefined }) => Promise<unknown>;
   /** Pages that were asked for. */
@@ -84,10 +83,11 @@ export async function startHarness() {
   const parts = { messaging, service: 'gateway', log: silentLog, metrics: silentMetrics };
   const gateway: Gateway = {
     sessions: new Map(),
-    upkeep: new Map(),
     beforePage: async () => undefined,
     pages: 0,
   };
+  /** By `owner.task`. */
+  const upkeep = new Map<string, UpkeepTask>();
   openAnswerer({
     ...parts,
     ...{ requests: 'jobs.commands', results: 'jobs.results', refused: 'jobs.refused', concurrency: 8 },
@@ -103,12 +103,14 @@ export async function startHarness() {
         if (next < rows.length) value.next_after = String(next);
         return { eventType: 'session.page', value };
       },
-      // Looked at when it is asked: a test gives the gateway its tasks.
+      // Of all owners, each by its tasks; one without any is away, and one that is asked is looked up anew.
       'upkeep.requested': {
-        accepts: ({ value }) => value.owner === 'gateway',
+        accepts: ({ value }) => [...upkeep.keys()].some((name) => name.startsWith(`${value.owner}.`)),
         answer: (record, signal) => {
-          const answering = upkeepAnswer('gateway', Object.fromEntries(gateway.upkeep));
-          return answering.answer(record, signal);
+          const { owner } = record.value;
+          const tasks = [...upkeep].filter(([name]) => name.startsWith(`${owner}.`));
+          const byTask = tasks.map(([name, run]) => [name.slice(owner.length + 1), run] as const);
+          return upkeepAnswer(owner, Object.fromEntries(byTask)).answer(record, signal);
         },
       },
     },
@@ -173,6 +175,7 @@ export async function startHarness() {
     database,
     exportDir,
     gateway,
+    upkeep,
     memories,
     notifications,
     request,
@@ -183,6 +186,18 @@ export async function startHarness() {
       const rows = Array.from({ length: count }, (_, n) => ({ n, text: `event ${n}` }));
       gateway.sessions.set(`${of} ${sessionId}`, rows);
       return { sessionId, rows };
+    },
+    /** Pages (of these sessions) are answered only after this was called; `asked` resolves when one was asked for. */
+    holdPages(held: (asked: { sessionId: string }) => boolean = () => true) {
+      const released = Promise.withResolvers<void>();
+      const asked = Promise.withResolvers<void>();
+      const before = gateway.beforePage;
+      gateway.beforePage = async (page) => {
+        if (!held(page)) return before(page);
+        asked.resolve();
+        return released.promise;
+      };
+      return Object.assign(() => released.resolve(), { asked: asked.promise });
     },
     /** What people were told of a job, once there is something. */
     told: (jobId: string): Promise<NotificationPosted[]> =>
@@ -205,6 +220,21 @@ export async function startHarness() {
       const [job] = (await ask(of, { job_id: jobId })).jobs;
       if (job === undefined || rows.length === 0) throw new Error('the job is not listed');
       return job;
+    },
+    /** The outcome of a job, looked up where it is stored. */
+    async stored(jobId: string): Promise<{ status: string; attempts: number } | undefined> {
+      const sql = 'SELECT status, attempts FROM job_worker.jobs WHERE job_id = $1';
+      return (await database.query<{ status: string; attempts: number }>(sql, [jobId]))[0];
+    },
+    /** What is left of an export: names of its files, and the lines behind the header of the whole one. */
+    exported(jobId: string, of = tenant): { names: string[]; lines: unknown[] } {
+      const names = readdirSync(join(exportDir, of)).filter((name) => name.includes(jobId));
+      const text = readFileSync(join(exportDir, of, `${jobId}.ndjson`), 'utf8');
+      const lines: unknown[] = text
+        .trim()
+        .split('\n')
+        .map((line) => JSON.parse(line));
+      return { names, lines: lines.slice(1) };
     },
     /** Adds the job that a tick of a schedule adds. */
     async tick(schedule: string, at = new Date()): Promise<void> {
