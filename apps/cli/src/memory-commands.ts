@@ -27,4 +27,12 @@ export function addMemoryCommands(program: Command, streams: Streams): void {
       const { requeueMemories } = await import('./memory-pushes.ts');
       await requeueMemories(options, streams);
     });
+
+  memory
+    .command('rebuild')
+    .description('make the replica again from memory.wal, beside the live one, then switch (DATABASE_URL)')
+    .action(async () => {
+      const { rebuildMemories } = await import('./memory-rebuild.ts');
+      if (!(await rebuildMemories(streams))) process.exitCode = 1;
+    });
 }
