@@ -5,8 +5,10 @@ import type { Logger, Metrics } from '@signalbox/telemetry/telemetry';
 import type { BusClient, Member } from './bus-client.ts';
 import type { ClusterGuard } from './cluster-guard.ts';
 import type { BatchProcessor } from './fetched-batch.ts';
+import { openLogReader } from './log-reader.ts';
 import type { MessagingMetrics } from './messaging-metrics.ts';
 import type { KafkaSettings } from './messaging-settings.ts';
+import { type OldestUnread, watchOldestUnread } from './oldest-unread.ts';
 import { RebuildBudget } from './rebuild-budget.ts';
 import { createStoreWatch } from './store-watch.ts';
 import { judgeMember, type MemberHealth } from './watchdog.ts';
@@ -21,6 +23,11 @@ export interface Consumer {
   seek(partition: number, offset: bigint): boolean;
   /** Seeks every assigned partition to its first record at or after that time. Resolves with the partitions that moved. */
   seekToTime(timestampMs: number): Promise<number[]>;
+  /**
+   * Looks once a second, until the stop, how old the oldest record is that the whole group has not handled; reads the
+   * last answer: seconds, 0 when there is none, undefined before the first. Grows also while nobody reads (`oldest-unread.ts`).
+   */
+  watchUnread(): () => number | undefined;
   /** Throws KAFKA_UNAVAILABLE when it is not a live member of its group, TIMEOUT while a handler hangs. For probes. */
   probe(): void;
   /** Ends handlers, commits, leaves the group; within `deadlineMs` (5 000). */
@@ -92,6 +99,9 @@ export function openSubscription(options: SubscriptionOptions): Consumer {
   });
   let state: State = 'starting';
   let current: Life | undefined;
+  /** By assigned partition, ahead of what is committed. */
+  const handled = new Map<number, bigint>();
+  let unread: OldestUnread | undefined;
   let asking = false;
   let reachableSince: number | undefined;
   let lastError: unknown;
@@ -195,16 +205,24 @@ export function openSubscription(options: SubscriptionOptions): Consumer {
       listener: {
         joined(partitions) {
           log.info('consumer.assigned', { topic, group, partitions });
+          handled.clear();
           stores.assigned(partitions);
           options.onAssigned?.(partitions);
         },
         revoked(partitions) {
           log.info('consumer.revoked', { topic, group, partitions });
+          handled.clear();
           options.onRevoked?.(partitions);
         },
         crashed: (error) => end({ why: 'crash', error }),
         async process(batch) {
-          const outcome = await processor.process(batch);
+          const outcome = await processor.process({
+            ...batch,
+            finish(nextOffset) {
+              if (batch.isCurrent()) handled.set(batch.partition, nextOffset);
+              batch.finish(nextOffset);
+            },
+          });
           if (batch.isCurrent()) stores.seen(batch.partition, outcome.kind);
           return outcome;
         },
@@ -294,6 +312,11 @@ export function openSubscription(options: SubscriptionOptions): Consumer {
     if (error !== undefined) life.end({ why: 'store away', error });
   }
 
+  function seek(partition: number, offset: bigint): boolean {
+    handled.delete(partition);
+    return current?.member.seek(partition, offset) ?? false;
+  }
+
   const watcher = setInterval(watch, watchEveryMs).unref();
 
   const committer = setInterval(() => void current?.member.commit(), commitEveryMs).unref();
@@ -316,14 +339,23 @@ export function openSubscription(options: SubscriptionOptions): Consumer {
     topic,
     group,
     assigned: () => current?.member.assigned() ?? [],
-    seek: (partition, offset) => current?.member.seek(partition, offset) ?? false,
+    seek,
     async seekToTime(timestampMs) {
       const offsets = await options.offsetsAtTime(wireTopic, timestampMs);
       const member = current?.member;
       return (member?.assigned() ?? []).filter((partition) => {
         const offset = offsets.get(partition);
-        return offset !== undefined && member?.seek(partition, offset) === true;
+        return offset !== undefined && seek(partition, offset);
       });
+    },
+    watchUnread() {
+      unread ??= watchOldestUnread({
+        topic,
+        openReader: () => openLogReader(settings, wireTopic, group, log),
+        handled: (partition) => handled.get(partition),
+        log,
+      });
+      return unread.seconds;
     },
     probe() {
       const { hangingSince } = processor;
@@ -345,6 +377,7 @@ export function openSubscription(options: SubscriptionOptions): Consumer {
       clearInterval(committer);
       endLag();
       endAge();
+      unread?.close();
       const life = current;
       life?.end({ why: 'stop' });
       await life?.member.stop(deadlineMs);
