@@ -59,6 +59,9 @@ const feeds = () =>
 
 type Feeds = ReturnType<typeof feeds>;
 
+/** Retries that followers were sent away with. */
+const away: number[] = [];
+
 function follow(to: Feeds, after: number, takes = () => true): number[] {
   const got: number[] = [];
   to.follow(session, at(after), {
@@ -69,7 +72,7 @@ function follow(to: Feeds, after: number, takes = () => true): number[] {
     },
     drained: async () => undefined,
     bufferedBytes: 0,
-    sendAway: () => undefined,
+    sendAway: (retryMs) => void away.push(retryMs),
     closed: closing.signal,
   });
   return got;
@@ -206,4 +209,15 @@ it('waits while the stream is appended again', async () => {
   stream = [entry(7), entry(8)];
   emptied = false;
   await expectGot(got, [7, 8]);
+});
+
+it('sends away who follows for long enough, a part at a call, to come back at different times', () => {
+  const all = feeds();
+  for (let i = 0; i < 400; i += 1) follow(all, 7);
+  const opened = performance.now() + 1;
+  expect(all.sendAway(0)).toBe(0);
+  expect(all.sendAway(opened)).toBe(80);
+  expect(away).toHaveLength(80);
+  expect(new Set(away).size).toBeGreaterThan(70);
+  expect(Math.min(...away)).toBeGreaterThanOrEqual(250);
 });
