@@ -52,7 +52,11 @@ export function delegatedTask(
 ): DelegatedTask {
   const { targets, depth, maxDepth } = delegation;
   if (depth > maxDepth) {
-    return { refused: 'error', code: 'DEPTH', message: `tasks are delegated no more than ${maxDepth} deep` };
+    return {
+      refused: 'error',
+      code: 'DEPTH_LIMIT',
+      message: `tasks are delegated no more than ${maxDepth} deep`,
+    };
   }
   const { persona_id, handler, message, input = {} } = args;
   if ((persona_id === undefined) === (handler === undefined)) {

@@ -103,9 +103,9 @@ export const turnSettings = {
   }),
   delegationMaxDepth: integer({
     env: 'DELEGATION_MAX_DEPTH',
-    doc: 'How deep tasks may delegate tasks: one that a conversation or a caller makes has depth 0.',
+    doc: "How deep tasks may be delegated; a caller's own task has depth 0. One deeper fails.",
     default: 4,
-    max: 64,
+    max: 32,
   }),
   sessionExpireDays: integer({
     env: 'SESSION_EXPIRE_DAYS',

@@ -86,7 +86,7 @@ async function begin(tx: Transaction) {
         messages: ['conversation.outbound' as const, ...topics].map((topic) => message(topic, key)),
       },
     );
-  return { store, key, id, claim: only(claims), finish };
+  return { store, key, id, sessionId, claim: only(claims), finish };
 }
 
 function only<T>(found: readonly T[]): T {
@@ -208,6 +208,38 @@ test('an update of a task changes its step once; a repeat, and one that comes la
     expect(await turn.store.storeTaskUpdates(tx, [update(6, answered)])).toMatchObject([{ fate: 'late' }]);
     const unknown = { ...update(7), callId: 'a'.repeat(32) };
     expect(await turn.store.storeTaskUpdates(tx, [unknown])).toMatchObject([{ fate: 'unknown' }]);
+  });
+});
+
+test('a process of the release before ends rounds and turns with its own functions', async () => {
+  await database.transaction(async (tx) => {
+    const turn = await begin(tx);
+    const { item, fence } = turn.claim;
+    const place = [item.tenant, item.key, owner, fence, item.id, item.attempt];
+    const callId = 'd'.repeat(32);
+    const step = { step: 1, operation_key: callId, input: { tool: 'calculator' }, wait_ms: -1 };
+    const put = [owner, ['tool.requests'], [newId()], '[{}]', [Buffer.from('{}')]];
+    await tx.query(
+      `select from conversation_worker.store_round($1, $2, $3, $4, $5, $6, 0, $7, $8::jsonb, 1, $9, $10::text[],
+         $11::uuid[], $12::jsonb, $13::bytea[])`,
+      [...place, said, JSON.stringify([step]), ...put],
+    );
+    const [wait] = await tx.query<{ tool: string }>('select * from conversation_worker.expired_waits(10)');
+    expect(wait).toMatchObject({ turn_id: turn.id, call_id: callId, tool: 'calculator' });
+    const waits = { tenant: 'acme', key: turn.key, turnId: turn.id, step: 1 };
+    await turn.store.storeToolOutcomes(tx, [{ ...waits, callId, eventId: newId(), outcome: answered }]);
+    const goesOn = only(await turn.store.resumeTurns(tx, [waits], terms));
+    await tx.query(
+      `select from conversation_worker.finish_turn($1, $2, $3, $4, $5, $6, 2, $7, $8, '[]', 1, 'done', null, $9, $10,
+         '[{}]', '')`,
+      [...place.with(3, goesOn.fence), said, turn.sessionId, owner, newId()],
+    );
+    const other = await begin(tx);
+    await tx.query(
+      `select from conversation_worker.cancel_turn($1, $2, $3, $4, $5, $6, 0, null, '{}', $7, null, null, $8, $9::text[],
+         $10::uuid[], $11::jsonb, $12::bytea[])`,
+      [...place.with(1, other.key).with(3, other.claim.fence).with(4, other.id), other.sessionId, ...put],
+    );
   });
 });
 
