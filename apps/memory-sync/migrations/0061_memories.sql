@@ -19,11 +19,13 @@ create table memory_sync.memories (
   written_at      timestamptz not null default clock_timestamp(),
   superseded_at   timestamptz,
   last_error      text,
-  primary key (tenant, memory_id, version),
-  unique (tenant, idempotency_key)
+  primary key (tenant, memory_id, version)
 );
 select app.protect_queue_table('memory_sync.memories');
-create index memories_waiting on memory_sync.memories (tenant) where state = 'waiting';
+-- A look-up by key cannot take the primary key for it, nor one by memory this: they differ in the collation of the tenant.
+-- On an empty table both cost the same, and the plan that is made then reads all rows of the tenant later on.
+create unique index memories_key on memory_sync.memories (tenant collate "POSIX", idempotency_key);
+create index memories_waiting on memory_sync.memories (written_at) where state = 'waiting';
 create index memories_failed on memory_sync.memories (tenant, memory_id) where state = 'failed';
 create index memories_superseded on memory_sync.memories (superseded_at) where superseded_at is not null;
 
@@ -52,7 +54,8 @@ create function memory_sync.store(
   returns table (ord int, version int, push_id uuid)
   language plpgsql security definer set search_path = pg_catalog, pg_temp
   -- Planned once: planning takes longer than running, and statistics of an empty table would be wrong for a full one.
-  set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_mergejoin = off
+  set plan_cache_mode = force_generic_plan
+  set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
 as $$
 #variable_conflict use_column
 declare
@@ -60,17 +63,20 @@ declare
   v_places int[] := '{}';
 begin
   for v_stored in
-    with judged as materialized (
-      select u.ord::int as ord, u.tenant, u.memory_id, decode(u.key, 'hex') as key, u.is_delete, u.is_first, l.version as last,
-             row_number() over (partition by u.tenant, u.key order by u.ord) as nth
+    -- Sub-selects, not joins: each row is found by itself, whatever the statistics say.
+    with looked as materialized (
+      select u.ord::int as ord, u.tenant, u.memory_id, decode(u.key, 'hex') as key, u.is_delete, u.is_first,
+             (select m.version * 2 + m.deleted::int from memory_sync.memories m
+              where m.tenant = u.tenant and m.memory_id = u.memory_id order by m.version desc limit 1) as last_mark,
+             (select true from memory_sync.memories m
+              where m.tenant collate "POSIX" = u.tenant and m.idempotency_key = decode(u.key, 'hex')) as is_known
       from unnest(p_tenants, p_memory_ids, p_keys, p_deletes, p_firsts)
         with ordinality as u(tenant, memory_id, key, is_delete, is_first, ord)
-      left join lateral (
-        select m.version, m.deleted from memory_sync.memories m
-        where m.tenant = u.tenant and m.memory_id = u.memory_id order by m.version desc limit 1) l on true
-      where l.deleted is not true and not (u.is_first and l.version is not null)
-        and not exists (select from memory_sync.memories m
-                        where m.tenant = u.tenant and m.idempotency_key = decode(u.key, 'hex'))
+    ),
+    judged as (
+      select l.*, l.last_mark / 2 as last, row_number() over (partition by l.tenant, l.key order by l.ord) as nth
+      from looked l
+      where l.is_known is null and coalesce(l.last_mark % 2, 0) = 0 and not (l.is_first and l.last_mark is not null)
     ),
     fresh as (
       select j.*, bool_or(j.is_delete) over before as gone, count(*) over before as earlier
@@ -118,7 +124,7 @@ as $$
   select u.ord::int, m.deleted, encode(m.idempotency_key, 'hex'), m.value
   from unnest(p_tenants, p_memory_ids, p_versions) with ordinality as u(tenant, memory_id, version, ord)
   join memory_sync.memories m on m.tenant = u.tenant and m.memory_id = u.memory_id and m.version = u.version
-  where m.state = 'waiting'
+  where m.superseded_at is null
 $$;
 
 -- The backend has it: state, end of the work and the record of memory.wal in one transaction. SB001 when the lane is
@@ -133,7 +139,7 @@ as $$
 begin
   perform memory_sync.work_finish(p_tenant, p_key, p_owner, p_fence, p_id, 'done', null, null);
   update memory_sync.memories m set state = 'stored', last_error = null
-  where m.tenant = p_tenant and m.memory_id = p_key::uuid and m.version = p_version and m.state = 'waiting';
+  where m.tenant = p_tenant and m.memory_id = p_key::uuid and m.version = p_version and m.superseded_at is null;
   if not found then
     return;
   end if;
@@ -155,7 +161,7 @@ as $$
 begin
   perform memory_sync.work_finish(p_tenant, p_key, p_owner, p_fence, p_id, 'failed', p_error, null);
   update memory_sync.memories m set state = 'failed', last_error = p_error
-  where m.tenant = p_tenant and m.memory_id = p_key::uuid and m.version = p_version and m.state = 'waiting';
+  where m.tenant = p_tenant and m.memory_id = p_key::uuid and m.version = p_version and m.superseded_at is null;
   if not found then
     return;
   end if;
