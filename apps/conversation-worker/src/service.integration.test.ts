@@ -116,7 +116,7 @@ describe('rows that another process has not sent', () => {
       [
         ...[newId(), tenant, `${tenant}:${first.sessionId}`, lost],
         JSON.stringify([
-          ...[{ event_id: lost, event_type: 'memory.recalled', schema: 'conversation.outbound.v1' }].map(
+          ...[{ event_id: lost, event_type: 'budget.exceeded', schema: 'conversation.outbound.v1' }].map(
             (headers) => ({
               ...headers,
               tenant_id: tenant,
@@ -132,8 +132,8 @@ describe('rows that another process has not sent', () => {
     const order = conversation.outbound
       .filter(({ key }) => key.endsWith(first.sessionId))
       .map(({ type }) => type);
-    expect(order.indexOf('memory.recalled')).toBeGreaterThan(order.indexOf('assistant.final'));
-    expect(order.indexOf('memory.recalled')).toBeLessThan(order.lastIndexOf('turn.started'));
+    expect(order.indexOf('budget.exceeded')).toBeGreaterThan(order.indexOf('assistant.final'));
+    expect(order.indexOf('budget.exceeded')).toBeLessThan(order.lastIndexOf('turn.started'));
   });
 });
 
