@@ -1,4 +1,4 @@
-import { comparePositions, type StreamPosition } from '@signalbox/api/stream-id';
+import { comparePositions, type StreamPosition, streamStart } from '@signalbox/api/stream-id';
 import { groupByTenant } from '@signalbox/api/tenant-rows';
 import type { TaskUpdated, WebhookUpdated } from '@signalbox/contracts/delegation-updates';
 import { readValue } from '@signalbox/contracts/validate';
@@ -33,12 +33,17 @@ export interface TakeUpdatesOptions {
   count(outcome: UpdateOutcome): void;
 }
 
+interface Standing extends Pick<TaskState, 'status' | 'seq'> {
+  /** The place of its last event. */
+  readonly last: StreamPosition;
+}
+
 type Moving = { -readonly [K in keyof MovedTask]: MovedTask[K] };
 
 /**
  * Takes records of one partition, in offset order: the task's row moves forward, its event is stored under its stream id.
  * One transaction a tenant; records that come again change nothing. Throws DATABASE_UNAVAILABLE, then the whole call comes
- * again; POISON_RECORD for one whose stream place another event holds.
+ * again; POISON_RECORD for one whose stream place its task has passed.
  */
 export function createTakeUpdates({ database, epoch, wake, count }: TakeUpdatesOptions) {
   async function takeOfTenant(
@@ -91,12 +96,17 @@ export function createTakeUpdates({ database, epoch, wake, count }: TakeUpdatesO
       const update = updateIn(record);
       if (update === undefined) {
         if (state === undefined) return 'orphan';
+        if (comparePositions({ epoch, position: offset }, state.last) <= 0) return 'late';
+        standing.set(taskId, { ...state, last: { epoch, position: offset } });
         move(record).webhook = webhookIn(record);
         return 'applied';
       }
       const next = advance(state ?? { status: 'queued', seq: 0 }, update);
       if (next.outcome !== 'applied') return next.outcome;
-      standing.set(taskId, next.state);
+      // Its task has gone on at a higher place: no stream that has seen that would ever show it.
+      if (state !== undefined && comparePositions({ epoch, position: offset }, state.last) <= 0)
+        throw poisonRecord(offset, 'the place was passed before: DELEGATION_STREAM_EPOCH was not raised');
+      standing.set(taskId, { ...next.state, last: { epoch, position: offset } });
       const moving = move(record);
       moving.update = update;
       moving.state = next.state;
@@ -106,14 +116,7 @@ export function createTakeUpdates({ database, epoch, wake, count }: TakeUpdatesO
 
     const outcomes = records.map(take);
     if (events.length > 0) {
-      const placed = await insertEvents(tx, tenant, epoch, events);
-      const clash = events.find(({ position }) => !placed.has(position));
-      if (clash !== undefined) {
-        throw poisonRecord(
-          clash.position,
-          'another event holds this stream position: DELEGATION_STREAM_EPOCH was not raised',
-        );
-      }
+      await insertEvents(tx, tenant, epoch, events);
       await moveTasks(tx, tenant, epoch, [...moved.values()]);
     }
     return { outcomes, moved: [...moved.values()] };
@@ -125,7 +128,7 @@ export function createTakeUpdates({ database, epoch, wake, count }: TakeUpdatesO
     tenant: string,
     ids: readonly string[],
     records: readonly IntakeRecord[],
-  ): Promise<Map<string, Pick<TaskState, 'status' | 'seq'>>> {
+  ): Promise<Map<string, Standing>> {
     let rows = await lockTasks(tx, tenant, ids);
     if (rows.length < ids.length) {
       const there = new Set(rows.map((row) => row.task_id));
@@ -139,7 +142,15 @@ export function createTakeUpdates({ database, epoch, wake, count }: TakeUpdatesO
         rows = await lockTasks(tx, tenant, ids);
       }
     }
-    return new Map(rows.map(({ task_id: id, status, seq }) => [id, { status, seq }] as const));
+    return new Map(
+      rows.map(({ task_id: id, status, seq, last_epoch: lastEpoch, last_position: position }) => {
+        const last =
+          lastEpoch === null || position === null
+            ? streamStart
+            : { epoch: lastEpoch, position: BigInt(position) };
+        return [id, { status, seq, last }] as const;
+      }),
+    );
   }
 
   return async function takeUpdates(records: readonly IntakeRecord[]): Promise<void> {

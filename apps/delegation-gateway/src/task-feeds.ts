@@ -14,6 +14,8 @@ export interface EventSink {
   drained(): Promise<void>;
   /** What was sent and waits for the network. */
   readonly bufferedBytes: number;
+  /** Ends it and tells its client when to come back. */
+  sendAway(retryMs: number): void;
   readonly closed: AbortSignal;
 }
 
@@ -22,6 +24,12 @@ export interface TaskFeeds {
   follow(task: TaskRef, after: StreamPosition, sink: EventSink): void;
   /** Asks once for the last places of all tasks that are followed. A timer of the caller does it each second. */
   look(): Promise<void>;
+  /**
+   * Ends the sinks that have followed since before `openedBefore` (monotonic, ms): this process cannot tell them anything
+   * more, another one may. At most a part at a call, and with random retries, so that their clients do not come back
+   * together. Answers how many.
+   */
+  sendAway(openedBefore: number): number;
   readonly tasks: number;
 }
 
@@ -40,13 +48,18 @@ export interface TaskFeedOptions {
   readonly subscribeMs?: number;
 }
 
+interface Follower {
+  readonly sink: EventSink;
+  readonly openedAt: number;
+}
+
 interface Feed {
   readonly task: TaskRef;
   /** The highest place that is known to hold an event of the task. */
   seen: StreamPosition;
   /** Counts moments at which events may have come that nobody told of. */
   asks: number;
-  followers: number;
+  readonly followers: Set<Follower>;
   /** Reads under way, by what they began with: followers that stand at one place share one. */
   readonly reads: Map<string, Promise<readonly TaskEvent[]>>;
   /** Wake the followers that have read all there was. */
@@ -61,6 +74,11 @@ const lookTasks = 500;
 const fullBytes = 262_144;
 /** A socket that is closing takes nothing and has nothing to drain: looking at it must not hold the process. */
 const fullPauseMs = 5;
+/** Of those who are sent away, this many at a call, or a part of all. */
+const awayAtOnce = 50;
+const awayParts = 5;
+const minAwayRetryMs = 250;
+const spreadAwayRetryMs = 5_000;
 
 /**
  * One feed for each task that somebody follows here. Postgres holds the events; two things say that there are new ones: a
@@ -102,7 +120,7 @@ export function createTaskFeeds(options: TaskFeedOptions): TaskFeeds {
       task,
       seen: streamStart,
       asks: 0,
-      followers: 0,
+      followers: new Set(),
       reads: new Map(),
       waiting: new Set(),
       subscribed: subscriber
@@ -122,10 +140,10 @@ export function createTaskFeeds(options: TaskFeedOptions): TaskFeeds {
     return feed;
   }
 
-  function leave(feed: Feed): void {
-    feed.followers -= 1;
+  function leave(feed: Feed, follower: Follower): void {
+    feed.followers.delete(follower);
     const channel = channelOf(feed.task);
-    if (feed.followers > 0 || feeds.get(channel) !== feed) return;
+    if (feed.followers.size > 0 || feeds.get(channel) !== feed) return;
     feeds.delete(channel);
     feed.subscribed.then((subscription) => subscription?.end()).catch(() => undefined);
   }
@@ -200,10 +218,11 @@ export function createTaskFeeds(options: TaskFeedOptions): TaskFeeds {
   return {
     follow(task, after, sink) {
       const feed = feedOf(task);
-      feed.followers += 1;
+      const follower = { sink, openedAt: performance.now() };
+      feed.followers.add(follower);
       run(feed, after, sink)
         .catch((error: unknown) => log.error('task_stream.failed', { error: asFault(error) }))
-        .finally(() => leave(feed));
+        .finally(() => leave(feed, follower));
     },
     async look() {
       const followed = [...feeds.values()];
@@ -215,6 +234,13 @@ export function createTaskFeeds(options: TaskFeedOptions): TaskFeeds {
           if (place !== undefined) raise(feed, place);
         }
       }
+    },
+    sendAway(openedBefore) {
+      const all = [...feeds.values()].flatMap(({ followers }) => [...followers]);
+      const over = all.filter(({ openedAt }) => openedAt < openedBefore);
+      const some = over.slice(0, Math.max(awayAtOnce, Math.ceil(all.length / awayParts)));
+      for (const { sink } of some) sink.sendAway(minAwayRetryMs + Math.random() * spreadAwayRetryMs);
+      return some.length;
     },
     get tasks() {
       return feeds.size;

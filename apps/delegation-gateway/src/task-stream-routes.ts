@@ -86,6 +86,7 @@ export function taskStreamRoutes(server: HttpServer, options: TaskStreamOptions)
         get bufferedBytes() {
           return stream.bufferedBytes;
         },
+        sendAway: (retryMs) => stream.sendAway(retryMs),
         closed: stream.closed,
       });
     },

@@ -17,7 +17,10 @@ export interface UpdateService {
   readonly feeds: TaskFeeds;
   /** Starts to take in delegation.updates. */
   consume(): Consumer;
-  /** Looks each second for events that no wake-up told of, until the signal aborts. */
+  /**
+   * Looks each second for events that no wake-up told of, until the signal aborts. Readers are sent to another replica when
+   * the database has not answered this one for READY_GRACE_MS.
+   */
   watchEvents(signal: AbortSignal): Promise<void>;
   /** What the board's `worker_pool` check shows: the reads of event streams. */
   detail(): ProbeDetail;
@@ -29,7 +32,7 @@ const lookEveryMs = 1_000;
 
 /** Puts the way of an update together: from delegation.updates into Postgres, and out to whoever follows its task. */
 export function createUpdateService(parts: {
-  readonly settings: Pick<DelegationGatewaySettings, 'streamEpoch' | 'redisKeyPrefix'>;
+  readonly settings: Pick<DelegationGatewaySettings, 'streamEpoch' | 'redisKeyPrefix' | 'readyGraceMs'>;
   readonly database: Database;
   readonly redis: Redis;
   readonly messaging: Messaging;
@@ -81,6 +84,21 @@ export function createUpdateService(parts: {
     count: (result) => updates.add(1, { result }),
   });
 
+  /** Since when the database has not answered the looks (monotonic, ms); undefined while it does. */
+  let awaySince: number | undefined;
+  async function look(): Promise<void> {
+    try {
+      await feeds.look();
+      awaySince = undefined;
+    } catch (error) {
+      awaySince ??= performance.now();
+      const graceEnded = performance.now() - settings.readyGraceMs;
+      const streams = awaySince > graceEnded ? 0 : feeds.sendAway(graceEnded);
+      if (streams > 0) log.warning('streams.sent_away', { streams });
+      throw error;
+    }
+  }
+
   return {
     feeds,
     consume: () =>
@@ -92,7 +110,7 @@ export function createUpdateService(parts: {
     watchEvents: (signal) =>
       repeat(
         lookEveryMs,
-        () => feeds.look(),
+        look,
         (error) => {
           // Away is told by the readiness checks.
           if (!asFault(error).retryable) log.error('task_stream.look_failed', { error });

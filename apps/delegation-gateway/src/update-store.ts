@@ -11,11 +11,13 @@ export interface StandingTask {
   readonly task_id: string;
   readonly status: TaskState['status'];
   readonly seq: number;
+  readonly last_epoch: number | null;
+  readonly last_position: string | null;
 }
 
 const lockStatement = {
   name: 'delegation_lock_tasks',
-  text: `select task_id, status, seq from delegation_gateway.tasks
+  text: `select task_id, status, seq, last_epoch, last_position from delegation_gateway.tasks
     where tenant = $1 and task_id = any($2::uuid[]) order by task_id for update`,
 };
 
@@ -83,19 +85,17 @@ const insertStatement = {
     select $1, e.task_id, $2, e.position, e.event_id, e.event_type, e.data
       from unnest($3::uuid[], $4::bigint[], $5::uuid[], $6::text[], $7::text[])
         e(task_id, position, event_id, event_type, data)
-      order by e.task_id, e.position
-    on conflict (tenant, task_id, epoch, position) do nothing
-    returning position`,
+      order by e.task_id, e.position`,
 };
 
-/** Stores events; answers the positions of those that found their place free. */
+/** Stores events that are not there yet, of tasks that are locked. */
 export async function insertEvents(
   tx: Transaction,
   tenant: string,
   epoch: number,
   events: readonly NewEvent[],
-): Promise<ReadonlySet<bigint>> {
-  const rows = await tx.query<{ position: string }>(insertStatement, [
+): Promise<void> {
+  await tx.query(insertStatement, [
     tenant,
     epoch,
     events.map((each) => each.taskId),
@@ -104,7 +104,6 @@ export async function insertEvents(
     events.map((each) => each.type),
     events.map((each) => each.data),
   ]);
-  return new Set(rows.map((row) => BigInt(row.position)));
 }
 
 /** What became of a task in a batch. */

@@ -1,4 +1,5 @@
 import { newId } from '@signalbox/contracts/ids';
+import { startFaultProxy } from '@signalbox/testkit/fault-proxy';
 import { type SpawnedService, spawnService } from '@signalbox/testkit/service';
 import type { SseEvent } from '@signalbox/testkit/sse';
 import { afterAll, beforeAll, expect, it } from 'vitest';
@@ -10,7 +11,7 @@ import {
   submit,
 } from './delegation-fixture.ts';
 
-/** Deaths between two steps that outages.integration.test.ts has no time for. */
+/** Deaths between two steps, and cuts, that outages.integration.test.ts has no time for. */
 
 let fixture: DelegationFixture;
 let relay: SpawnedService;
@@ -86,3 +87,21 @@ it.each(['outbox.published', 'outbox.committed'])(
   },
   60_000,
 );
+
+it('a replica that is cut off from the database for good sends its readers to another one', async () => {
+  await using database = await startFaultProxy({ url: fixture.database.url });
+  const cutOff = await fixture.start({ DATABASE_URL: database.url, READY_GRACE_MS: '1500' });
+  const { body } = await submit(cutOff, acme);
+  const stream = await follow(cutOff, acme, body.task_id);
+  await database.refuse();
+  expect(await stream.ended).toBe('server');
+  expect(stream.retryMs()).toBeGreaterThanOrEqual(250);
+  await cutOff.log('streams.sent_away');
+  await database.heal();
+  await cutOff.ready();
+  const back = await stream.reconnect();
+  await fixture.tell('acme', body.task_id, [{ seq: 1, status: 'running' }]);
+  await back.until((seen) => seen.length === 1);
+  await back.close();
+  await cutOff.stop();
+}, 60_000);
