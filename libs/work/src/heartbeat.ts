@@ -3,7 +3,7 @@ import { type HeldLanes, laneName } from './held-lanes.ts';
 import type { HeldLane, WorkQueue } from './queue.ts';
 
 export interface HeartbeatOptions {
-  readonly queue: WorkQueue;
+  readonly queue: Pick<WorkQueue, 'heartbeat' | 'letGo'>;
   readonly held: HeldLanes;
   readonly owner: string;
   readonly leaseMs: number;
@@ -39,7 +39,7 @@ export class Heartbeat {
   /** Lanes named by a beat and unknown here, with the monotonic time of that beat. */
   #unknown = new Map<string, { fence: number; seenAt: number }>();
   /** Lanes whose run was here and is over: if they are still ours, the next claim is a new attempt. */
-  readonly #dropped = new Map<string, { fence: number; why: Dropped }>();
+  readonly #dropped = new Map<string, { fence: number; why: Dropped; at: number }>();
   #steadySince: number | undefined;
   #lastGoodAt: number | undefined;
   /** Monotonic time at which the last good beat was sent. */
@@ -81,7 +81,8 @@ export class Heartbeat {
 
   /** Remembers how the run of this lane ended; most have stored an outcome, and the next beat does not name the lane. */
   dropped(lane: Pick<HeldLane, 'tenant' | 'key' | 'fence'>, why: Dropped): void {
-    if (this.#dropped.size < 10_000) this.#dropped.set(laneName(lane), { fence: lane.fence, why });
+    if (this.#dropped.size < 10_000)
+      this.#dropped.set(laneName(lane), { fence: lane.fence, why, at: performance.now() });
   }
 
   #schedule(delayMs: number): void {
@@ -141,14 +142,16 @@ export class Heartbeat {
         if (gone && started && dropped.why === 'returned') log.error('work.no_outcome', fields);
         if (gone) log.info('work.let_go', { ...fields, started });
         this.#unknown.delete(name);
-        this.#dropped.delete(name);
+        if (started) this.#dropped.delete(name);
         onLetGo();
       } catch (error) {
         log.debug('work.let_go_failed', { error });
         return;
       }
     }
+    // A beat that was sent before a run was over, and answered after it, may be from before its claim: it does not know.
     const named = new Set(lanes.map(laneName));
-    for (const name of this.#dropped.keys()) if (!named.has(name)) this.#dropped.delete(name);
+    for (const [name, { at }] of this.#dropped)
+      if (at < sentAt && !named.has(name)) this.#dropped.delete(name);
   }
 }
