@@ -95,7 +95,7 @@ export class TaskRun {
       ...this.#children,
       ...open.flatMap(({ kind, ref }) => (kind === 'task' ? (ref ?? []) : [])),
     ]);
-    const reason = `its task ${why === 'failed' ? 'failed' : `was ${why}`}`;
+    const reason = `its task ${why === 'cancelled' ? 'was cancelled' : why}`;
     return [
       ...(open.some(({ kind }) => kind === 'turn') ? [cancelTurnMessage(tenant, this.payload, reason)] : []),
       ...[...children].map((id) => cancelChildMessage(tenant, this.payload, id, reason)),

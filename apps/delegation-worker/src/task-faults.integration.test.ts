@@ -1,0 +1,77 @@
+import { spawnService } from '@signalbox/testkit/service';
+import { waitFor } from '@signalbox/testkit/wait';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { type Harness, lines, noteFile, startHarness } from '../test/delegation-harness.ts';
+
+let harness: Harness;
+
+beforeAll(async () => {
+  harness = await startHarness();
+});
+afterAll(async () => {
+  await harness?.close();
+});
+
+const named = (file: string) => lines(file).map((line) => line.split(' ')[0]);
+
+test('a task whose process is killed is taken over, and each of its steps has had its effect once', async () => {
+  // The rows of the killed process are sent by the relay.
+  await using relay = await spawnService('outbox-sync', harness.env);
+  await using first = await harness.start();
+  const file = noteFile();
+  const id = await harness.submit({
+    handler: 'three_steps',
+    input: { file, ms: 0, after: 'two', wait: 60_000 },
+  });
+  await waitFor(
+    () =>
+      harness.database.query("SELECT FROM delegation_worker.steps WHERE name = 'two' AND task_id = $1", [id]),
+    (found) => found.length === 1,
+  );
+  first.kill('SIGKILL');
+  await first.exited;
+  // The input is the submission's: the second run would pause as well, so it is told not to.
+  await harness.database.query(
+    `UPDATE delegation_worker.runs SET payload = jsonb_set(payload, '{task,input,wait}', '0') WHERE id = $1`,
+    [id],
+  );
+  await using second = await harness.start({}, { ready: false });
+  expect(await harness.reaches(id, 'completed', 30_000)).toMatchObject({ attempt: 2 });
+  expect(named(file)).toEqual(['one', 'two', 'three']);
+  expect(new Set(lines(file).map((line) => line.split(' ')[2]))).toEqual(
+    new Set([String(first.pid), String(second.pid)]),
+  );
+  const numbers = harness.updates(id).map(({ seq }) => seq);
+  expect([...new Set(numbers)]).toEqual([1, 2, 3]);
+  expect(await second.stop()).toMatchObject({ code: 0 });
+  expect(await relay.stop()).toMatchObject({ code: 0 });
+}, 90_000);
+
+test('two replicas share the tasks, and each runs once; a stop hands over what runs', async () => {
+  await using first = await harness.start();
+  await using second = await harness.start();
+  const file = noteFile();
+  const ids = await Promise.all(
+    Array.from({ length: 30 }, () => harness.submit({ handler: 'three_steps', input: { file, ms: 20 } })),
+  );
+  await Promise.all(ids.map((id) => harness.reaches(id, 'completed')));
+  expect(lines(file)).toHaveLength(90);
+  const once = new Set(lines(file).map((line) => line.split(' ')[1]));
+  expect(once.size).toBe(90);
+
+  const long = noteFile();
+  const id = await harness.submit({
+    handler: 'three_steps',
+    input: { file: long, ms: 0, after: 'one', wait: 3_000 },
+  });
+  await waitFor(
+    () => lines(long),
+    (found) => found.length > 0,
+  );
+  const pid = Number(lines(long)[0]?.split(' ')[2]);
+  const [holder, other] = first.pid === pid ? [first, second] : [second, first];
+  expect(await holder.stop()).toMatchObject({ code: 0 });
+  await harness.reaches(id, 'completed');
+  expect(named(long)).toEqual(['one', 'two', 'three']);
+  expect(await other.stop()).toMatchObject({ code: 0 });
+}, 90_000);
