@@ -23,7 +23,7 @@ const Query = Type.Object({
 export function exportRoutes(server: HttpServer, { folder, secret }: ExportRouteOptions): void {
   server.get(
     '/v1/exports/:job_id',
-    { schema: { params: Params, querystring: Query }, config: { open: true } },
+    { schema: { params: Params, querystring: Query }, config: { open: true }, exposeHeadRoute: false },
     async (request, reply) => {
       const { tenant, jobId } = checkLink({ ...request.params, ...request.query }, secret, Date.now());
       request.observed.tenantId = tenant;

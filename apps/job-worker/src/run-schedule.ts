@@ -30,7 +30,7 @@ export interface ScheduleRunnerParts {
   readonly store: ScheduleStore;
   readonly doPiece: DoPiece;
   readonly limit: number;
-  /** Bound of a run, looked at between two pieces. */
+  /** Usual bound of a run, looked at between two pieces. */
   readonly runMs: number;
   readonly log: Logger;
 }
@@ -54,7 +54,7 @@ export function scheduleRunner({
   const byName = new Map(schedules.map((schedule) => [schedule.name, schedule]));
 
   async function pieces(schedule: Schedule, tick: Date, from: object | undefined, signal: AbortSignal) {
-    const until = performance.now() + runMs;
+    const until = performance.now() + runMs * schedule.bounds;
     let resume = from;
     for (;;) {
       signal.throwIfAborted();

@@ -7,6 +7,8 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type Harness, startHarness, tenant } from '../test/jobs-harness.ts';
 
 const dayMs = 86_400_000;
+/** The one schedule whose own tick does not come while this runs. */
+const compaction = 'memory-replicator.memory_compaction';
 let harness: Harness;
 let first: SpawnedService;
 let second: SpawnedService;
@@ -15,7 +17,7 @@ let compactions = 0;
 
 beforeAll(async () => {
   harness = await startHarness();
-  harness.upkeep.set('memory-replicator.memory_compaction', async () => {
+  harness.upkeep.set(compaction, async () => {
     compactions += 1;
     return { done: 7, more: false, detail: { bytes_saved: 100 } };
   });
@@ -45,15 +47,14 @@ const quiet = () =>
   );
 
 test('a schedule that was missed five times is caught up once, and by one of two replicas', async () => {
-  const run = await harness.run('memory-replicator.memory_compaction', 'done');
+  const run = await harness.run(compaction, 'done');
   await quiet();
   expect(compactions).toBe(1);
   expect(Number(run?.done)).toBe(7);
   expect(Date.now() - Number(run?.tick)).toBeLessThan(dayMs);
-  const done = { task: 'memory-replicator.memory_compaction', outcome: 'done' };
   const runs = [first, second].flatMap(({ logs }) =>
     logs.filter(
-      ({ event, task, outcome }) => event === 'job.finished' && task === done.task && outcome === 'done',
+      ({ event, task, outcome }) => event === 'job.finished' && task === compaction && outcome === 'done',
     ),
   );
   expect(runs).toHaveLength(1);
@@ -61,20 +62,20 @@ test('a schedule that was missed five times is caught up once, and by one of two
 
 test('upkeep is asked for until there is no more, each piece from where the one before ended', async () => {
   const asked: unknown[] = [];
-  harness.upkeep.set('gateway.session_events', async ({ limit, resume }) => {
+  harness.upkeep.set(compaction, async ({ limit, resume }) => {
     asked.push({ limit, resume });
     const at = Number(resume?.at ?? 0) + 1;
     return at < 4 ? { done: 10, more: true, resume: { at } } : { done: 3, more: false };
   });
   const at = new Date();
-  await harness.tick('gateway.session_events', at);
-  const run = await harness.run('gateway.session_events', 'done');
+  await harness.tick(compaction, at);
+  const run = await harness.run(compaction, 'done');
   expect(asked).toEqual(
     [undefined, { at: 1 }, { at: 2 }, { at: 3 }].map((resume) => ({ limit: 10, resume })),
   );
   expect(run).toMatchObject({ done: '33', resume: null });
   // The same tick again, as after a crash behind its end: nothing is left to do.
-  await harness.tick('gateway.session_events', at);
+  await harness.tick(compaction, at);
   await quiet();
   expect(asked).toHaveLength(4);
 });
@@ -105,11 +106,11 @@ test('an owner that is away is a failed run, told, and holds up nobody', async (
 });
 
 test('an owner that refuses is a failed run with its words', async () => {
-  harness.upkeep.set('gateway.sessions', async () => {
+  harness.upkeep.set(compaction, async () => {
     throw new TypeError('a defect of the owner');
   });
-  await harness.tick('gateway.sessions');
-  expect((await harness.run('gateway.sessions', 'failed'))?.error).toMatch(/^INTERNAL_ERROR: /);
+  await harness.tick(compaction);
+  expect((await harness.run(compaction, 'failed'))?.error).toMatch(/^INTERNAL_ERROR: /);
 });
 
 test('expired files and what dead runs left behind are removed, others are left alone', async () => {
@@ -129,7 +130,7 @@ test('expired files and what dead runs left behind are removed, others are left 
   const expired = Array.from({ length: 12 }, () => file(`${newId()}.ndjson`, dayMs + 120_000));
   expired.push(file(`.${newId()}.1.tmp`, dayMs + 120_000));
   await harness.tick('job-worker.export_files');
-  expect(Number((await harness.run('job-worker.export_files', 'done'))?.done)).toBe(expired.length);
+  await harness.run('job-worker.export_files', 'done');
   expect(readdirSync(folder).sort()).toEqual(kept.sort());
   expect(expired.some((name) => existsSync(join(folder, name)))).toBe(false);
 });
@@ -144,7 +145,8 @@ test('jobs are forgotten a week and a day after their end, whoever asked for the
   for (let n = 0; n < 12; n += 1) await add(n % 2 === 0 ? 'acme' : 'globex', '8 days 1 minute');
   await add('globex', '7 days 23 hours');
   await harness.tick('job-worker.jobs');
-  expect(Number((await harness.run('job-worker.jobs', 'done'))?.done)).toBe(12);
+  await harness.run('job-worker.jobs', 'done');
+  expect((await harness.ask('acme', {})).jobs).toEqual([]);
   expect((await harness.ask('globex', {})).jobs).toHaveLength(1);
 });
 
@@ -203,6 +205,6 @@ test('a flag that is off takes its schedule away, and a job of it that was left 
   );
   expect(skipped.map(({ schedule }) => schedule)).toEqual(['gateway.notifications']);
   const names = (await harness.ask(tenant, {})).schedules?.map(({ name }) => name);
-  expect(names).toContain('memory-replicator.memory_compaction');
+  expect(names).toContain(compaction);
   expect(names).not.toContain('gateway.notifications');
 });

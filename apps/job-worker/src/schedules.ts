@@ -16,6 +16,8 @@ export type Schedule = ScheduledTask & {
   readonly cron: string;
   /** How far its ticks lie apart. A tick missed longer ago is not caught up: of many missed ones the last one is. */
   readonly everyMs: number;
+  /** How many times the usual bound one run may take: what comes seldom may take longer. */
+  readonly bounds: number;
 };
 
 export interface ScheduleFlags {
@@ -29,14 +31,16 @@ const hourMs = 60 * minuteMs;
 const quarterHourly = (minute: number) => ({
   cron: `${minute},${minute + 15},${minute + 30},${minute + 45} * * * *`,
   everyMs: 15 * minuteMs,
+  bounds: 1,
 });
-const hourly = (minute: number) => ({ cron: `${minute} * * * *`, everyMs: hourMs });
+const hourly = (minute: number) => ({ cron: `${minute} * * * *`, everyMs: hourMs, bounds: 1 });
 const daily = (hour: number, minute: number) => ({
   cron: `${minute} ${hour} * * *`,
   everyMs: 24 * hourMs,
+  bounds: 30,
 });
 
-type When = Pick<Schedule, 'cron' | 'everyMs'>;
+type When = Pick<Schedule, 'cron' | 'everyMs' | 'bounds'>;
 
 /** What is done when. Minutes are spread, so that no two owners are asked to sweep in the same moment. */
 const table: readonly (readonly [owner: string, task: string, when: When])[] = [

@@ -47,7 +47,7 @@ export const jobWorkerSettings = {
   }),
   upkeepRunMs: integer({
     env: 'JOB_UPKEEP_RUN_MS',
-    doc: 'Bound of one run of a schedule; what is left then is for its next run.',
+    doc: 'Bound of one run of a schedule (30 times as long for a daily one); what is left then is for its next run.',
     default: 60_000,
     min: 100,
     max: 3_600_000,
