@@ -27,7 +27,13 @@ const started: AsyncDisposable[] = [];
 
 beforeAll(async () => {
   [fixture, collector] = await Promise.all([gatewayFixture(), startSpanCollector()]);
-  await fixture.topics.create('tool.requests', 'tool.results');
+  await fixture.topics.create(
+    'tool.requests',
+    'tool.results',
+    'turn.results',
+    'delegation.tasks',
+    'delegation.updates',
+  );
   await fixture.db.query(
     `insert into conversation_worker.personas (tenant, persona_id, system_prompt, model_profile, tools, limits)
      values ('acme', 'assistant', 'You are brief.', 'default', '{}', '{}')`,

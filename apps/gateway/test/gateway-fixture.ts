@@ -67,24 +67,24 @@ export interface GatewayFixture {
   close(): Promise<void>;
 }
 
+/** What a gateway reads and writes. */
+export const gatewayTopics = [
+  'conversation.inbound',
+  'conversation.outbound',
+  'tool.catalog',
+  'memory.writes',
+  'memory.recall.requests',
+  'memory.recall.results',
+  'ui.notifications',
+  'jobs.commands',
+  'jobs.results',
+] as const;
+
 /** Database, topics, Redis prefix, two tenants with keys and personas of one test file. */
 export async function gatewayFixture(): Promise<GatewayFixture> {
   const infra = testInfra();
   const topics = ownTopics();
-  const [database] = await Promise.all([
-    createTestDatabase(),
-    topics.create(
-      'conversation.inbound',
-      'conversation.outbound',
-      'tool.catalog',
-      'memory.writes',
-      'memory.recall.requests',
-      'memory.recall.results',
-      'ui.notifications',
-      'jobs.commands',
-      'jobs.results',
-    ),
-  ]);
+  const [database] = await Promise.all([createTestDatabase(), topics.create(...gatewayTopics)]);
   const redisPrefix = `test-${newId().slice(-12)}:`;
   const redis = openRedis({ url: infra.redisUrl, log, metrics });
   const db = openDatabase({

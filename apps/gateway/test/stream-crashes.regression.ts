@@ -13,6 +13,7 @@ import {
   follow,
   type GatewayFixture,
   gatewayFixture,
+  gatewayTopics,
   post,
   turnEvents,
 } from './gateway-fixture.ts';
@@ -146,7 +147,7 @@ it('ids of the epoch before the log was made anew are resumed: what is kept of i
   await waitFor(entries, (count) => count === 7, { label: 'the beginning of the next turn' });
   expect(await old.stop()).toMatchObject({ code: 0 });
   await fixture.topics.drop();
-  await fixture.topics.create('conversation.inbound', 'conversation.outbound', 'tool.catalog');
+  await fixture.topics.create(...gatewayTopics);
 
   const raised = await fixture.start({ STREAM_EPOCH: '2' });
   await fixture.publish('acme', sessionId, [
