@@ -11,11 +11,12 @@ import { readWorkspace } from './workspace.ts';
 
 const root = join(import.meta.dirname, '../../..');
 const workspace = readWorkspace(root);
+const named = serviceList(workspace);
 
 function metricsPage(metrics: readonly DeclaredMetric[]): string {
   const rows = metrics.map(
     ({ name, type, labels, help, services }) =>
-      `\`${name}\` | ${type} | ${labels.map((label) => `\`${label}\``).join(', ')} | ${serviceList(services)} | ${help}`,
+      `\`${name}\` | ${type} | ${labels.map((label) => `\`${label}\``).join(', ')} | ${named(services)} | ${help}`,
   );
   return `# Metrics
 
@@ -43,7 +44,7 @@ it('docs/reference/log-events.md lists the events of the code, and says what eac
   const rows = [...page.matchAll(/^`([a-z_.]+)` \| ([A-Z, ]+) \| ([a-z, -]+) \| (.+)$/gm)];
   const onPage = rows.map(([, name, levels, services]) => `${name} | ${levels} | ${services}`);
   const inCode = declaredEvents(workspace).map(
-    ({ name, levels, services }) => `${name} | ${levels.join(', ')} | ${serviceList(services)}`,
+    ({ name, levels, services }) => `${name} | ${levels.join(', ')} | ${named(services)}`,
   );
   expect(inCode.length).toBeGreaterThan(80);
   expect(onPage).toEqual(inCode);

@@ -33,8 +33,8 @@ export function servicesOf(workspace: Workspace): (file: SourceFile) => string[]
   }
   const services = new Map<string, Set<string>>();
   for (const main of workspace.files) {
-    const service = /^apps\/([\w-]+)\/src\/main\.ts$/.exec(main.path)?.[1];
-    if (service === undefined || service === 'cli') continue;
+    const service = serviceOf(main.path);
+    if (service === undefined) continue;
     const reached = new Set<string>();
     const visit = (file: SourceFile): void => {
       if (reached.has(file.path)) return;
@@ -126,6 +126,13 @@ function withoutComments({ source }: SourceFile): string {
 }
 
 /** How a page names services: all of them, or each. */
-export function serviceList(services: readonly string[]): string {
-  return services.length === 4 ? 'all' : services.join(', ');
+export function serviceList(workspace: Workspace): (services: readonly string[]) => string {
+  const count = workspace.files.filter(({ path }) => serviceOf(path) !== undefined).length;
+  return (services) => (services.length === count ? 'all' : services.join(', '));
+}
+
+/** The service whose main this file is. */
+function serviceOf(path: string): string | undefined {
+  const service = /^apps\/([\w-]+)\/src\/main\.ts$/.exec(path)?.[1];
+  return service === 'cli' ? undefined : service;
 }
