@@ -63,7 +63,7 @@ export function pushMemories(parts: PushParts): Required<Pick<WorkerOptions, 'ru
     if (backend === undefined) return;
     const { tenant, memoryId, version } = push;
     const traceparent = currentTraceparent();
-    for (;;) {
+    for (let waits = 0; ; waits += 1) {
       signal.throwIfAborted();
       const failure =
         memory === undefined
@@ -75,7 +75,7 @@ export function pushMemories(parts: PushParts): Required<Pick<WorkerOptions, 'ru
       if (failure === undefined) return;
       if (failure.code !== 'BREAKER_OPEN') throw atLeast(failure, parts.retryMinMs);
       // The backend was not asked, so it is no try: the version keeps its lane and its place until it may be.
-      log.debug('memory.push_waits', { memoryId, attempt: item.attempt });
+      if (waits === 0) log.debug('memory.push_waits', { memoryId, attempt: item.attempt });
       await pause(Math.min(failure.retryAfterMs ?? longestWaitMs, longestWaitMs), signal);
     }
   }
