@@ -4,6 +4,7 @@ import { Command } from 'commander';
 import { addDlqCommands } from './dlq-commands.ts';
 import { addMemoryCommands } from './memory-commands.ts';
 import { commandSettings, stackSettings } from './settings.ts';
+import { addWebhookCommands } from './webhook-commands.ts';
 
 const print = (line: string): void => {
   process.stdout.write(`${line}\n`);
@@ -82,6 +83,7 @@ program
 const streams = { print, note, write: (bytes: Buffer) => void process.stdout.write(bytes) };
 addDlqCommands(program, streams);
 addMemoryCommands(program, streams);
+addWebhookCommands(program, streams);
 
 function waitMsOf(wait: string | true | undefined): number {
   if (wait === undefined) return 0;
