@@ -6,6 +6,7 @@ import { countingMetrics } from '../test/counting-metrics.ts';
 import { codeOf, echo, outcomeOf, Questions, requests, results } from '../test/questions.ts';
 import { Stack } from '../test/stack.ts';
 import { openAsker } from './asker.ts';
+import { toRecord } from './outgoing.ts';
 
 let stack: Stack;
 let services: Questions;
@@ -96,6 +97,33 @@ describe('asking another service', () => {
     );
     expect(code.codes).toEqual(['KAFKA_UNAVAILABLE']);
   }, 90_000);
+
+  it('a service that asks for the first time does not read the answers of an hour before its own', async () => {
+    services.answering();
+    const service = services.newService('asking');
+    const old = stack.kafka().producer();
+    await old.connect();
+    const { value, headers } = toRecord(
+      {
+        ...{ topic: results, key: idKey('acme', newId()), tenant: 'acme', eventType: 'memory.recalled' },
+        ...{ schema: 'memory.recall.results.v1', eventId: newId(), correlationId: newId(), replyTo: service },
+        value: echo('old '.repeat(12_500)).value,
+      },
+      undefined,
+    );
+    const timestamp = String(Date.now() - 600_000);
+    for (let n = 0; n < 60; n += 1) {
+      const messages = Array.from({ length: 10 }, (_, m) => ({
+        ...{ key: `acme:${m}`, value, headers, timestamp, partition: n % 6 },
+      }));
+      await old.send({ topic: stack.topics.prefix + results, messages });
+    }
+    await old.disconnect();
+    const { ask, count } = services.asking(service);
+    expect(await outcomeOf(ask('new', { deadlineMs: 30_000 }))).toBe('new');
+    // Of six hundred, what the first fetches bring along (1 MB a partition) while the place is looked for.
+    expect(count('answers_dropped_total', results, 'late')).toBeLessThan(400);
+  });
 
   it('a question that nobody answers ends at its deadline, and one that cannot be sent too', async () => {
     const { ask, ready, count } = services.asking();

@@ -73,6 +73,8 @@ interface Waiting<Results extends SourceTopicName> {
 type Outcome = 'answered' | 'owner_timeout' | 'kafka_unavailable' | 'aborted' | 'failed';
 
 const defaultMaxWaiting = 1_000;
+/** How far the clocks of those who answer may be behind. */
+const clockSkewMs = 10_000;
 
 /**
  * Questions to another service over a pair of topics, each with a deadline (delivery rule 23). An answer comes to the
@@ -92,11 +94,13 @@ export function openAsker<Requests extends SourceTopicName, Results extends Sour
     labels: ['results', 'reason'],
   });
   const waiting = new Map<string, Waiting<Results>>();
+  const openedAt = Date.now();
   const onJoined = new Set<() => void>();
   let owned: Owned = { state: 'joining' };
   let next = 0;
+  let skipped = false;
 
-  messaging.consumeRaw({
+  const consumer = messaging.consumeRaw({
     topic: results,
     group: service,
     accepts: isAwaited,
@@ -105,13 +109,26 @@ export function openAsker<Requests extends SourceTopicName, Results extends Sour
     async handler(records) {
       for (const record of records) take(record);
     },
-    onAssigned: (partitions) => set({ state: 'joined', partitions }),
+    onAssigned(partitions) {
+      set({ state: 'joined', partitions });
+      if (!skipped) void skipOld();
+      skipped = true;
+    },
     onRevoked: () => set({ state: 'joining' }),
     onStopped() {
       set({ state: 'stopped' });
       for (const { reject } of waiting.values()) reject(fault('ABORTED', 'the process stops'));
     },
   });
+
+  /** A group that is new, or was away, would read answers of an hour first, while its own come too late behind them. */
+  async function skipOld(): Promise<void> {
+    try {
+      await consumer.seekToTime(openedAt - clockSkewMs);
+    } catch (error) {
+      log.debug('ask.not_skipped', { error, topic: results });
+    }
+  }
 
   function set(now: Owned): void {
     if (owned.state === 'stopped') return;
