@@ -54,12 +54,19 @@ await runMain(async (lifecycle) => {
   const server = createServer({ settings, log, telemetry, board, lifecycle });
   await server.listen(); // health answers while the rest starts
   prepareValidators(['memory.wal', 'memory.recall.requests', 'memory.recall.results']);
-  messaging.consumeRaw({
+  const wal = messaging.consumeRaw({
     topic: 'memory.wal',
     group: serviceName,
     maxBatch: 2_000,
     handler: takeWal(store, () => index.wake()),
   });
+  metrics.gauge(
+    'memory_wal_lag_seconds',
+    {
+      help: "Age of the oldest record of memory.wal that is not replicated, by the broker's time stamps; 0 when all are.",
+    },
+    wal.watchUnread(),
+  );
   answerQuestions({ messaging, store, concurrency: settings.recallConcurrent, log, metrics });
   const tasks = { memory_compaction: compactMemories(database) };
   answerUpkeep({ messaging, service: serviceName, tasks, log, metrics });

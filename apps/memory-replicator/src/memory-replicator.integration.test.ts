@@ -1,7 +1,8 @@
 import { newId } from '@signalbox/contracts/ids';
 import type { SpawnedService } from '@signalbox/testkit/service';
+import { waitFor } from '@signalbox/testkit/wait';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { type Harness, startHarness } from '../test/replicator-harness.ts';
+import { type Harness, startHarness, tenant } from '../test/replicator-harness.ts';
 
 let harness: Harness;
 let service: SpawnedService;
@@ -47,4 +48,47 @@ test('a version that is repeated or late changes nothing, and a deleted memory d
   expect(row).toMatchObject({ version: 3, body: null });
   await harness.indexed();
   expect((await harness.recall('second first late')).map((memory) => memory.memory_id)).not.toContain(id);
+});
+
+test('pages come over the topics too, and what cannot be asked is refused', async () => {
+  const [id = ''] = await harness.write([{ tenant: 'pages', text: 'on a page' }]);
+  await harness.replicated(new Map([[id, 1]]));
+  expect(await harness.page({}, 'pages')).toEqual({
+    memories: [expect.objectContaining({ memory_id: id, text: 'on a page' })],
+  });
+  expect(await harness.page({}, 'nobody')).toEqual({ memories: [] });
+});
+
+test('a record whose key is not that of its memory becomes a dead letter, and its neighbours are replicated', async () => {
+  const [before = ''] = await harness.write([{ text: 'before the bad one' }]);
+  await harness.messaging.producer.direct({
+    topic: 'memory.wal',
+    key: `${tenant}:${newId()}`,
+    headers: { tenant_id: tenant, event_id: newId(), event_type: 'memory.deleted', schema: 'memory.wal.v1' },
+    value: { memory_id: before, version: 9, deleted_at: new Date().toISOString() },
+  });
+  const [after = ''] = await harness.write([{ text: 'after the bad one' }]);
+  await harness.replicated(
+    new Map([
+      [before, 1],
+      [after, 1],
+    ]),
+  );
+  await service.log('consumer.dead_letter', (record) => record.topic === 'memory.wal');
+  const rows = await harness.rows();
+  expect(rows.find(({ memory_id: id }) => id === before)).toMatchObject({ version: 1, deleted_at: null });
+});
+
+test('job-worker has it compacted in pieces', async () => {
+  const done = await harness.compact(100);
+  expect(done).toMatchObject({ owner: 'memory-replicator', task: 'memory_compaction', more: false });
+  expect(done.detail).toMatchObject({ deleted: 0, folded: 0, bytes: 0 });
+});
+
+test('the lag is 0 when all is replicated', async () => {
+  await waitFor(
+    () => service.metric('memory_wal_lag_seconds'),
+    (seconds) => seconds === 0,
+    { label: 'a lag of 0' },
+  );
 });
