@@ -21,18 +21,20 @@ function tryLines(gateway: string | undefined): string[] {
     `  try       curl -s ${gateway}/v1/session/message -H 'X-API-Key: ${key}' -H 'Content-Type: application/json' -d '{"message":"What is 17 * 23?"}'`,
     `            curl -N ${gateway}/v1/session/<session_id of the reply>/events -H 'X-API-Key: ${key}'`,
     '            npm run chat     talks in this terminal',
-    '            npm run demo     one message with a tool, its answer and its trace',
+    '            npm run demo     a memory, a task, a tool: their answer and its trace',
   ];
 }
 
 /** What is shown when all is up: addresses, keys, and a line that works as it stands. */
 export function bannerText(state: StackState, given: Given, seconds: number): string {
   const gateway = state.services.gateway?.url;
+  const tasks = state.services['delegation-gateway']?.url;
   const lines = [
     '',
     `Signalbox is up, after ${seconds.toFixed(1)} s. Ctrl-C stops it.`,
     '',
     ...(gateway === undefined ? [] : [`  gateway   ${gateway}   its API: ${gateway}/docs`]),
+    ...(tasks === undefined ? [] : [`  tasks     ${tasks}   their API: ${tasks}/docs`]),
     given.otlpEndpoint === undefined
       ? `  traces    ${state.zipkin === undefined ? 'Zipkin comes up now, its line follows' : `${state.zipkin.url}/zipkin/`}`
       : `  traces    sent to ${given.otlpEndpoint}`,

@@ -50,6 +50,17 @@ export async function post(gateway: Gateway, message: string): Promise<Posted> {
   return { sessionId: text(body.session_id), eventId: text(body.event_id), turnId: text(body.turn_id) };
 }
 
+/** How many memories fit a text. */
+export async function countMemories(gateway: Gateway, query: string): Promise<number> {
+  const reply = await request(gateway, '/v1/memory/search', {
+    method: 'POST',
+    body: JSON.stringify({ query }),
+    signal: AbortSignal.timeout(15_000),
+  });
+  const body: unknown = await reply.json();
+  return isRecord(body) && Array.isArray(body.memories) ? body.memories.length : 0;
+}
+
 /** Cuts a body into server-sent events (WHATWG HTML, 9.2); comments and events without data are passed over. */
 export function parseEvents(buffer: string): { events: StreamedEvent[]; rest: string } {
   const blocks = buffer.split('\n\n');

@@ -1,7 +1,14 @@
 import { loadSettings, text, url } from '@signalbox/config/settings';
 import { processSources, projectRoot } from '@signalbox/config/sources';
 import { runMain } from '@signalbox/lifecycle/lifecycle';
-import { type Gateway, type Posted, post, streamOf } from './demo-gateway.ts';
+import {
+  countMemories,
+  type Gateway,
+  type Posted,
+  post,
+  type StreamedEvent,
+  streamOf,
+} from './demo-gateway.ts';
 import { missingHops } from './demo-hops.ts';
 import { PartProblem } from './part-problem.ts';
 import { type Progress, printProgress } from './progress.ts';
@@ -10,35 +17,65 @@ import { seededTenants } from './seed-data.ts';
 import { terminalLog } from './terminal-log.ts';
 import { waitUntil } from './wait-until.ts';
 
-const question = 'What is 17 * 23? Use the calculator.';
+const told = 'say The harbour code is 4711.';
+const query = 'the harbour code';
+const question =
+  'What do you remember of the harbour code?; Delegate to researcher: say hello; What is 17 * 23?';
 const answerWithinMs = 60_000;
+const memoryWithinMs = 30_000;
 const tries = 4;
 
 const print = (line: string): void => void process.stdout.write(`${line}\n`);
 
-/** Prints the answer as it comes. @throws PartProblem when the turn fails, or ends without having used a tool. */
-async function showAnswer(gateway: Gateway, { sessionId, turnId }: Posted): Promise<void> {
-  let usedTool = false;
+/** What a turn has to show before its end. */
+interface Seen {
+  recalled: boolean;
+  tool: boolean;
+  delegated: boolean;
+}
+
+/** An event in one line, if it is one to show. */
+function lineOf({ type, data }: StreamedEvent): string | undefined {
+  const at = (value: unknown, name: string): unknown =>
+    typeof value === 'object' && value !== null ? Reflect.get(value, name) : undefined;
+  if (type === 'memory.recalled') {
+    const memories: unknown[] = Array.isArray(data.memories) ? data.memories : [];
+    const first = memories.length === 0 ? '' : `, first ${JSON.stringify(at(memories[0], 'text'))}`;
+    return `[recalled: ${data.outcome}, ${memories.length} memories${first}]`;
+  }
+  if (type === 'tool.started') return `[${data.tool} ${JSON.stringify(data.arguments)}]`;
+  if (type === 'tool.result') return `[${data.tool}: ${data.outcome} ${data.output}]`;
+  if (type === 'delegation.updated') {
+    const result = data.result === undefined ? '' : ` ${JSON.stringify(at(data.result, 'text'))}`;
+    return `[task for ${at(data.target, 'persona_id')}: ${data.status}${result}]`;
+  }
+  return undefined;
+}
+
+/** Prints the answer as it comes. @throws PartProblem when the turn fails. */
+async function showAnswer(gateway: Gateway, { sessionId, turnId }: Posted): Promise<Seen> {
+  const seen: Seen = { recalled: false, tool: false, delegated: false };
   let midLine = false;
   const line = (words: string) => {
     print(`${midLine ? '\n' : ''}${words}`);
     midLine = false;
   };
-  for await (const { type, data } of streamOf(gateway, sessionId, AbortSignal.timeout(answerWithinMs))) {
+  for await (const event of streamOf(gateway, sessionId, AbortSignal.timeout(answerWithinMs))) {
+    const { type, data } = event;
     if (data.turn_id !== turnId) continue;
+    const shown = lineOf(event);
+    if (shown !== undefined) line(shown);
     if (type === 'assistant.delta') {
       process.stdout.write(String(data.text));
       midLine = true;
-    } else if (type === 'tool.started') line(`[${data.tool} ${JSON.stringify(data.arguments)}]`);
-    else if (type === 'tool.result') {
-      usedTool = true;
-      line(`[${data.tool}: ${data.outcome} ${data.output}]`);
-    } else if (type === 'assistant.error')
+    } else if (type === 'memory.recalled') seen.recalled = data.outcome === 'ok';
+    else if (type === 'tool.result') seen.tool = true;
+    else if (type === 'delegation.updated') seen.delegated ||= data.status === 'completed';
+    else if (type === 'assistant.error')
       throw new PartProblem(`the turn failed: ${data.error_code} ${data.message}`);
     else if (type === 'assistant.final') {
       line('');
-      if (!usedTool) throw new PartProblem('the answer came without a tool call');
-      return;
+      return seen;
     }
   }
   throw new PartProblem(`no final answer within ${answerWithinMs / 1_000} s`);
@@ -109,7 +146,10 @@ async function showTrace(eventId: string, progress: Progress, signal: AbortSigna
   progress('demo: every hop is in the trace');
 }
 
-/** `npm run demo`: one message that needs a tool, its streamed answer, its trace. Exits non-zero when a hop is missing. */
+/**
+ * `npm run demo`: one session is told something; another one is asked for it, gives a task to a persona and uses a tool.
+ * Prints both answers and the trace of the second. Exits non-zero when one of them or a hop is missing.
+ */
 await runMain(async (lifecycle) => {
   const progress = printProgress();
   lifecycle.configure({
@@ -119,9 +159,19 @@ await runMain(async (lifecycle) => {
   });
   const settings = loadDemoSettings();
   const gateway = { url: settings.gatewayUrl, apiKey: settings.apiKey };
+  print(`> ${told}`);
+  await showAnswer(gateway, await post(gateway, told));
+  await waitUntil(async () => (await countMemories(gateway, query)) > 0, {
+    label: 'the memory of it',
+    timeoutMs: memoryWithinMs,
+    intervalMs: 100,
+    signal: lifecycle.stopEvent,
+  });
   print(`> ${question}`);
   const posted = await post(gateway, question);
-  await showAnswer(gateway, posted);
+  const seen = await showAnswer(gateway, posted);
+  for (const [what, there] of Object.entries(seen))
+    if (!there) throw new PartProblem(`the answer came without: ${what}`);
   await showTrace(posted.eventId, progress, lifecycle.stopEvent);
   await lifecycle.stop('done');
 });

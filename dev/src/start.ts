@@ -32,6 +32,7 @@ function serviceEnvironment(
     DATABASE_POOL_SIZE: given.databasePoolSize ?? '4',
     DATABASE_MAX_OVERFLOW: given.databaseMaxOverflow ?? '0',
     DATA_DIR: dataDir,
+    EXPORT_DIR: join(dataDir, 'exports'),
     KAFKA_BOOTSTRAP_SERVERS: kafka?.bootstrap,
     ...(kafka?.clusterId === undefined ? {} : { KAFKA_CLUSTER_ID: kafka.clusterId }),
     DATABASE_URL: postgres?.url,
