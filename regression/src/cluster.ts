@@ -18,6 +18,11 @@ export interface ClusterOptions {
   readonly workers?: number;
   readonly executors?: number;
   readonly relays?: number;
+  /**
+   * Replicas of each service for memories, tasks and jobs; none when left out, and then no persona recalls, remembers or
+   * delegates.
+   */
+  readonly side?: number;
   /** `own`: a broker, a database and a cache that the test may kill -9 and start again. Default: those of the run. */
   readonly parts?: 'own' | 'shared';
   /** Each replica behind proxies of its own, so that it can be cut off from one part alone. Default true. */
@@ -39,9 +44,13 @@ export interface Cluster extends AsyncDisposable {
   readonly workers: readonly Replica[];
   readonly executors: readonly Replica[];
   readonly relays: readonly Replica[];
+  /** memory-sync, memory-replicator, delegation-gateway, delegation-worker, job-worker: `sync-1` and so on. */
+  readonly side: readonly Replica[];
   readonly replicas: readonly Replica[];
   /** Where clients go: any gateway. */
   readonly balancer: Balancer;
+  /** Where tasks are submitted: any delegation-gateway. */
+  readonly taskBalancer: Balancer;
   readonly parts: ClusterParts;
   readonly model: ModelSimulator;
   readonly database: TestDatabase;
@@ -71,6 +80,8 @@ const shortTimes = {
   OUTBOX_POLL_MS: '200',
   TURN_LEASE_MS: '2000',
   TOOL_EXECUTOR_LEASE_MS: '2000',
+  MEMORY_SYNC_LEASE_MS: '2000',
+  DELEGATION_LEASE_MS: '2000',
   TOOL_EXECUTOR_WARM_PROCESSES: '1',
   STREAM_KEEPALIVE_MS: '500',
   STREAM_RETRY_MS: '100',
@@ -82,6 +93,14 @@ const shortTimes = {
 
 const executorEntry = new URL('../../apps/tool-executor/test/main-with-counting-tools.ts', import.meta.url);
 const tools = ['count', 'count_once'];
+
+const sideServices: readonly (readonly [ServiceName, string])[] = [
+  ['memory-sync', 'sync'],
+  ['memory-replicator', 'replicator'],
+  ['delegation-gateway', 'tasks'],
+  ['delegation-worker', 'tasker'],
+  ['job-worker', 'jobs'],
+];
 
 /**
  * All services, several replicas of each, on a database and topics of their own, with the stand-in model, two tenants
@@ -123,7 +142,7 @@ async function start(
     () => model.close(),
     () => database.drop(),
   );
-  await seed(database);
+  await seed(database, (options.side ?? 0) > 0);
 
   const redisPrefix = `test-${randomBytes(5).toString('hex')}:`;
   const settings = {
@@ -132,6 +151,7 @@ async function start(
     REDIS_KEY_PREFIX: redisPrefix,
     MODEL_BASE_URL: model.url,
     MODEL_NAME: 'test-model',
+    EXPORT_DIR: join(folder, 'exports'),
     ...shortTimes,
     ...options.settings,
   };
@@ -155,9 +175,15 @@ async function start(
   const workers = await make('conversation-worker', 'worker', options.workers);
   const executors = await make('tool-executor', 'executor', options.executors);
   const relays = await make('outbox-sync', 'relay', options.relays);
-  const replicas = [...gateways, ...workers, ...executors, ...relays];
-  const balancer = await startBalancer(() => gateways.filter(({ running }) => running).map(({ url }) => url));
+  const side: Replica[] = [];
+  for (const [service, short] of sideServices) side.push(...(await make(service, short, options.side ?? 0)));
+  const replicas = [...gateways, ...workers, ...executors, ...relays, ...side];
+  const runningUrls = (of: readonly Replica[]) => of.filter(({ running }) => running).map(({ url }) => url);
+  const balancer = await startBalancer(() => runningUrls(gateways));
   closers.push(() => balancer.close());
+  const taskGateways = side.filter(({ service }) => service === 'delegation-gateway');
+  const taskBalancer = await startBalancer(() => runningUrls(taskGateways));
+  closers.push(() => taskBalancer.close());
 
   const mend: Cluster['mend'] = async (more) => {
     await Promise.all(replicas.map((each) => each.heal()));
@@ -176,8 +202,10 @@ async function start(
     workers,
     executors,
     relays,
+    side,
     replicas,
     balancer,
+    taskBalancer,
     parts,
     model,
     database,
@@ -199,7 +227,7 @@ async function start(
 }
 
 /** The seed of development, and the counting tools for both tenants. */
-async function seed(database: TestDatabase): Promise<void> {
+async function seed(database: TestDatabase, withSide: boolean): Promise<void> {
   await seedStack(database.ownerUrl, () => undefined);
   await database.query(
     `insert into tool_executor.tools (tenant, name)
@@ -210,6 +238,8 @@ async function seed(database: TestDatabase): Promise<void> {
     "update conversation_worker.personas set tools = tools || $1::text[] where persona_id = 'assistant'",
     [tools],
   );
+  if (!withSide)
+    await database.query("update conversation_worker.personas set memory = '{}', delegates = '{}'");
 }
 
 /** The catalog goes through Kafka: until the worker has it, a turn would be told that there is no such tool. */

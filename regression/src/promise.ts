@@ -116,7 +116,9 @@ function strangers(accepted: readonly Accepted[], events: readonly SeenEvent[]):
   const own = new Set(accepted.map(({ message }) => message.token));
   const turns = new Set(accepted.map(({ turnId }) => turnId));
   const found = new Set<string>();
-  for (const { data } of events) {
+  for (const { type, data } of events) {
+    // What a tenant's other sessions said is what it remembers; the side services' promise looks at whose it is.
+    if (type === 'memory.recalled') continue;
     if (!turns.has(data.turn_id)) found.add(`turn ${data.turn_id} is of no accepted message`);
     for (const token of JSON.stringify(data).match(tokenForm) ?? [])
       if (!own.has(token)) found.add(`${token} is of another session`);

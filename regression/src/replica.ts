@@ -4,7 +4,16 @@ import { type Exit, type LogRecord, type SpawnedService, spawnService } from '@s
 import { waitFor } from '@signalbox/testkit/wait';
 import { type PartName, partNames } from './parts.ts';
 
-export type ServiceName = 'gateway' | 'conversation-worker' | 'tool-executor' | 'outbox-sync';
+export type ServiceName =
+  | 'gateway'
+  | 'conversation-worker'
+  | 'tool-executor'
+  | 'outbox-sync'
+  | 'memory-sync'
+  | 'memory-replicator'
+  | 'delegation-gateway'
+  | 'delegation-worker'
+  | 'job-worker';
 
 /** `blackhole`: nothing passes and nobody is told, as behind a dead switch. `refuse`: resets and refusals. */
 export type Cut = 'blackhole' | 'refuse';
@@ -55,7 +64,7 @@ export interface ReplicaOptions {
   readonly settings: Readonly<Record<string, string>>;
 }
 
-/** Eight processes share the machine with their clients. */
+/** Eight processes and more share the machine with their clients. */
 const startMs = 60_000;
 
 export async function createReplica(options: ReplicaOptions): Promise<Replica> {

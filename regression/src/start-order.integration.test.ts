@@ -8,7 +8,10 @@ import { expectWaiting, readyBoundMs, untilWell } from './start-order.ts';
 
 // All orders, on parts that really start: start-order.regression.ts.
 
-const services: readonly ServiceName[] = ['gateway', 'conversation-worker', 'tool-executor', 'outbox-sync'];
+const services: readonly ServiceName[] = [
+  ...(['gateway', 'conversation-worker', 'tool-executor', 'outbox-sync', 'memory-sync'] as const),
+  ...(['memory-replicator', 'delegation-gateway', 'delegation-worker', 'job-worker'] as const),
+];
 let database: TestDatabase;
 let topics: OwnTopics;
 let replicas: readonly Replica[];

@@ -12,7 +12,7 @@ import { expectWaiting, readinessOf, readyBoundMs, untilWell } from './start-ord
 let cluster: Cluster;
 beforeAll(async () => {
   cluster = await startCluster({
-    ...{ gateways: 1, workers: 1, executors: 1, relays: 1, parts: 'own', proxies: false },
+    ...{ gateways: 1, workers: 1, executors: 1, relays: 1, side: 1, parts: 'own', proxies: false },
   });
 });
 afterAll(() => cluster?.close());

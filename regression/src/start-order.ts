@@ -22,10 +22,10 @@ export async function isAlive({ url }: Replica): Promise<boolean> {
   return response.status === 200;
 }
 
-/** What /ready must say while these parts are away; undefined: ready. A gateway needs its database alone. */
+/** What /ready must say while these parts are away; undefined: ready. Gateways need their database alone. */
 export function reasonWithout(away: ReadonlySet<PartName>, { service }: Replica): string | undefined {
   if (away.has('postgres')) return 'database';
-  return away.has('kafka') && service !== 'gateway' ? 'kafka' : undefined;
+  return away.has('kafka') && !service.endsWith('gateway') ? 'kafka' : undefined;
 }
 
 /** Waits until each replica says what it must with these parts away, and sees that all of them live. */

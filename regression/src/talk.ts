@@ -110,7 +110,7 @@ export function startTalk(options: TalkOptions): Talk {
  * Repeats what was not answered, or answered with 429 or 503, as a client that honours Retry-After within reason. Throws
  * when a refusal does not say when to come back.
  */
-async function persistently(
+export async function persistently(
   ask: () => Promise<Answer>,
 ): Promise<{ answer: Answer; retries: number; refusals: number }> {
   const startedAt = performance.now();
