@@ -3,6 +3,7 @@ import { pruneDeadLetters } from '@signalbox/messaging/dead-letter-upkeep';
 import { pruneInbox } from '@signalbox/messaging/inbox-upkeep';
 import { askUpkeep } from '@signalbox/messaging/upkeep';
 import type { Database } from '@signalbox/postgres/database';
+import { askAgain } from './ask-again.ts';
 import type { EndLostJobs } from './end-lost-jobs.ts';
 import type { JobStore } from './job-store.ts';
 import { removeExports } from './remove-exports.ts';
@@ -51,9 +52,7 @@ export function pieceDoer(parts: PieceParts): DoPiece {
     if (owner === 'job-worker' && isOwnTask(task)) return own[task](asked);
     const { limit, resume, signal } = asked;
     const given = resume === undefined ? undefined : { ...resume };
-    return askUpkeep(parts.asker, {
-      ...{ owner, task, limit, resume: given, signal },
-      deadlineMs: parts.askTimeoutMs,
-    });
+    const question = { owner, task, limit, resume: given, signal, deadlineMs: parts.askTimeoutMs };
+    return askAgain(() => askUpkeep(parts.asker, question));
   };
 }

@@ -5,6 +5,7 @@ import { memoryRecallRequestsSchema } from '@signalbox/contracts/memory-recall';
 import { isFaultCode } from '@signalbox/faults/catalog';
 import { type Fault, fault } from '@signalbox/faults/fault';
 import type { Asker } from '@signalbox/messaging/asker';
+import { askAgain } from './ask-again.ts';
 
 export interface PageSources {
   readonly jobs: Pick<Asker<'jobs.commands', 'jobs.results'>, 'ask'>;
@@ -84,7 +85,8 @@ async function* allPages(
   let after: string | undefined;
   do {
     signal.throwIfAborted();
-    const { rows, next } = await page(after);
+    const from = after;
+    const { rows, next } = await askAgain(() => page(from));
     if (next !== undefined && next === after)
       throw fault('INTERNAL_ERROR', `the page after ${after} names itself as the next`);
     yield rows;

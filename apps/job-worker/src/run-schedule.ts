@@ -1,4 +1,5 @@
 import { asFault, type Fault, fault } from '@signalbox/faults/fault';
+import { pause } from '@signalbox/lifecycle/pause';
 import type { Logger } from '@signalbox/telemetry/telemetry';
 import type { JobOutcome } from './run-job.ts';
 import type { ScheduleStore } from './schedule-store.ts';
@@ -32,11 +33,17 @@ export interface ScheduleRunnerParts {
   readonly limit: number;
   /** Usual bound of a run, looked at between two pieces. */
   readonly runMs: number;
+  /** Between the tries of a schedule that comes seldom. */
+  readonly retryMs?: number;
   readonly log: Logger;
 }
 
-/** Faults after which the next run may go on where this one was. */
-const passing: ReadonlySet<string> = new Set(['OWNER_TIMEOUT', 'KAFKA_UNAVAILABLE', 'DATABASE_UNAVAILABLE']);
+/** What a schedule of long runs waits out: its next tick is a day away. */
+const patientTries = 5;
+const defaultRetryMs = 30_000;
+
+/** Whether a later try may succeed, and may go on where this one was. CONFLICT: a piece that timed out runs on at its owner. */
+const passes = ({ retryable, code }: Fault) => retryable || code === 'CONFLICT';
 
 /**
  * Runs a schedule for a tick: piece after piece until there is no more or its time is over. What fails is a failed run
@@ -49,16 +56,29 @@ export function scheduleRunner({
   doPiece,
   limit,
   runMs,
+  retryMs = defaultRetryMs,
   log,
 }: ScheduleRunnerParts): (name: string, tick: Date, signal: AbortSignal) => Promise<JobOutcome> {
   const byName = new Map(schedules.map((schedule) => [schedule.name, schedule]));
+
+  async function patiently(schedule: Schedule, asked: PieceAsked): Promise<Piece> {
+    for (let left = schedule.bounds > 1 ? patientTries - 1 : 0; ; left -= 1) {
+      try {
+        return await doPiece(schedule, asked);
+      } catch (error) {
+        if (left === 0 || asked.signal.aborted || !passes(asFault(error))) throw error;
+        log.debug('schedule.waits', { schedule: schedule.name, error });
+        await pause(retryMs, asked.signal);
+      }
+    }
+  }
 
   async function pieces(schedule: Schedule, tick: Date, from: object | undefined, signal: AbortSignal) {
     const until = performance.now() + runMs * schedule.bounds;
     let resume = from;
     for (;;) {
       signal.throwIfAborted();
-      const piece = await doPiece(schedule, { limit, resume, tick, signal });
+      const piece = await patiently(schedule, { limit, resume, tick, signal });
       resume = piece.resume;
       if (!(await store.progress(schedule.name, tick, piece.done, resume))) {
         throw fault('LEASE_LOST', `another run of ${schedule.name} has begun`);
@@ -73,7 +93,7 @@ export function scheduleRunner({
     await store.end(name, tick, {
       outcome: 'failed',
       error: `${why.code}: ${why.message}`,
-      keepResume: passing.has(why.code),
+      keepResume: passes(why),
     });
   }
 

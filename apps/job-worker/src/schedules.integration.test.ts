@@ -69,7 +69,7 @@ test('upkeep is asked for until there is no more, each piece from where the one 
   });
   const at = new Date();
   await harness.tick(compaction, at);
-  const run = await harness.run(compaction, 'done');
+  const run = await harness.run(compaction, 'done', at);
   expect(asked).toEqual(
     [undefined, { at: 1 }, { at: 2 }, { at: 3 }].map((resume) => ({ limit: 10, resume })),
   );
@@ -96,13 +96,13 @@ test('an owner that is away is a failed run, told, and holds up nobody', async (
   );
   // Back again, the next tick is one like any other.
   harness.upkeep.set('tool-executor.work_rows', async () => ({ done: 2, more: false }));
-  await harness.tick('tool-executor.work_rows');
-  expect((await harness.run('tool-executor.work_rows', 'done'))?.error).toBeNull();
-  const at = await waitFor(
+  const at = await harness.tick('tool-executor.work_rows');
+  expect((await harness.run('tool-executor.work_rows', 'done', at))?.error).toBeNull();
+  const success = await waitFor(
     () => first.metric('schedule_last_success_timestamp', { schedule: 'tool-executor.work_rows' }),
     (value) => value !== undefined,
   );
-  expect(Math.abs(Number(at) - Date.now() / 1_000)).toBeLessThan(60);
+  expect(Math.abs(Number(success) - Date.now() / 1_000)).toBeLessThan(60);
 });
 
 test('an owner that refuses is a failed run with its words', async () => {
@@ -129,8 +129,7 @@ test('expired files and what dead runs left behind are removed, others are left 
   ];
   const expired = Array.from({ length: 12 }, () => file(`${newId()}.ndjson`, dayMs + 120_000));
   expired.push(file(`.${newId()}.1.tmp`, dayMs + 120_000));
-  await harness.tick('job-worker.export_files');
-  await harness.run('job-worker.export_files', 'done');
+  await harness.run('job-worker.export_files', 'done', await harness.tick('job-worker.export_files'));
   expect(readdirSync(folder).sort()).toEqual(kept.sort());
   expect(expired.some((name) => existsSync(join(folder, name)))).toBe(false);
 });
@@ -144,8 +143,7 @@ test('jobs are forgotten a week and a day after their end, whoever asked for the
     );
   for (let n = 0; n < 12; n += 1) await add(n % 2 === 0 ? 'acme' : 'globex', '8 days 1 minute');
   await add('globex', '7 days 23 hours');
-  await harness.tick('job-worker.jobs');
-  await harness.run('job-worker.jobs', 'done');
+  await harness.run('job-worker.jobs', 'done', await harness.tick('job-worker.jobs'));
   expect((await harness.ask('acme', {})).jobs).toEqual([]);
   expect((await harness.ask('globex', {})).jobs).toHaveLength(1);
 });
@@ -179,15 +177,21 @@ test('a job whose process died with it every time ends as failed, and its tenant
   expect(await harness.told(jobId)).toHaveLength(1);
 });
 
-test('connections that break, the listening one among them, end neither the process nor the queue', async () => {
+test('connections that break, the listening one among them, end neither the process nor a job that runs', async () => {
+  const { sessionId } = harness.session(1);
+  const answer = harness.holdPages((asked) => asked.sessionId === sessionId);
+  const running = await harness.request('export_session', { session_id: sessionId });
+  await answer.asked;
   const cut = await harness.database.query<{ ended: boolean }>(
     `SELECT pg_terminate_backend(pid) AS ended FROM pg_stat_activity
      WHERE datname = current_database() AND application_name LIKE 'job-worker%'`,
   );
   expect(cut.length).toBeGreaterThan(3);
-  const { sessionId } = harness.session(1);
-  const jobId = await harness.request('export_session', { session_id: sessionId });
-  expect((await harness.ended(jobId)).status).toBe('done');
+  answer();
+  expect(await harness.ended(running)).toMatchObject({ status: 'done', attempts: 1 });
+  const other = harness.session(1);
+  const later = await harness.request('export_session', { session_id: other.sessionId });
+  expect((await harness.ended(later)).status).toBe('done');
   expect([first.exit(), second.exit()]).toEqual([undefined, undefined]);
 });
 

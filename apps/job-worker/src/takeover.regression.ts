@@ -74,7 +74,7 @@ test('upkeep that is killed half-way goes on behind its last piece', async () =>
   await dying.exited;
   hold.resolve();
   await using next = await harness.start(compaction);
-  const run = await harness.run('memory-replicator.memory_compaction', 'done', 20_000);
+  const run = await harness.run('memory-replicator.memory_compaction', 'done', new Date(0), 20_000);
   expect(asked).toEqual([undefined, 1, 2, 2, 3]);
   expect(run).toMatchObject({ done: '40', resume: null });
   await next.stop();

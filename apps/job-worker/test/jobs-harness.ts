@@ -237,16 +237,17 @@ export async function startHarness() {
       return { names, lines: lines.slice(1) };
     },
     /** Adds the job that a tick of a schedule adds. */
-    async tick(schedule: string, at = new Date()): Promise<void> {
+    async tick(schedule: string, at = new Date()): Promise<Date> {
       await database.query(
         `SELECT graphile_worker.add_job('scheduled', json_build_object('schedule', $1::text, '_cron',
            json_build_object('ts', $2::text, 'backfilled', false)), queue_name => 'schedule ' || $1::text,
            job_key => 'schedule:' || $1::text, max_attempts => 5)`,
         [schedule, at.toISOString()],
       );
+      return at;
     },
-    /** The last run of a schedule once it has ended as expected. */
-    run: (schedule: string, outcome: string, timeoutMs = 15_000) =>
+    /** The last run of a schedule, for this tick or a later one, once it has ended as expected. */
+    run: (schedule: string, outcome: string, since = new Date(0), timeoutMs = 15_000) =>
       waitFor(
         async () =>
           (
@@ -255,7 +256,7 @@ export async function startHarness() {
               [schedule],
             )
           )[0],
-        (row) => row?.outcome === outcome,
+        (row) => row?.outcome === outcome && row.tick >= since,
         { timeoutMs, label: `${schedule} ${outcome}` },
       ),
     async start(more: Record<string, string> = {}, { ready = true } = {}): Promise<SpawnedService> {
