@@ -317,10 +317,20 @@ it('a tenant with too many open tasks is told to come back; repeats and other te
   const body = { ...handlerTask, task_id: newId() };
   expect((await submit(first, key, body)).status).toBe(202);
   expect((await submit(service, key, body)).status).toBe(202);
+
+  // It counted all tasks by status when it started.
+  const gauge = (status: string) => service.metric('delegation_tasks', { status });
+  await waitFor(
+    () => gauge('queued'),
+    (value) => value !== undefined && value > 4,
+    { label: 'the gauge' },
+  );
+  expect(await gauge('completed')).toBeGreaterThan(0);
+  expect(await gauge('expired')).toBe(0);
   await service.stop();
 });
 
-it('documents its routes and counts tasks by status', async () => {
+it('documents its routes', async () => {
   const { body } = await call<{ openapi: string; paths: Record<string, unknown> }>(first, '/openapi.json');
   expect(body.openapi).toMatch(/^3\.1/);
   expect(Object.keys(body.paths)).toEqual(
@@ -334,13 +344,4 @@ it('documents its routes and counts tasks by status', async () => {
     ]),
   );
   expect((await fetch(`${first.url}/docs/`)).status).toBe(200);
-  const fresh = await fixture.start();
-  const queued = await waitFor(
-    () => fresh.metric('delegation_tasks', { status: 'queued' }),
-    (value) => value !== undefined && value > 0,
-    { label: 'the gauge' },
-  );
-  expect(queued).toBeGreaterThan(0);
-  expect(await fresh.metric('delegation_tasks', { status: 'completed' })).toBeGreaterThan(0);
-  await fresh.stop();
 });
