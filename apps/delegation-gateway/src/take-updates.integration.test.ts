@@ -176,3 +176,31 @@ it('a webhook of a task that is not known is left out', async () => {
   expect(outcomes).toEqual(['orphan']);
   expect(await rowOf(taskId)).toBeUndefined();
 });
+
+it('rows are seen by their tenant alone, and by nobody without one', async () => {
+  const taskId = newId();
+  await owner()([record('acme', taskId, 1, 'running')]);
+  const seen = (tenant?: string) =>
+    database.transaction(
+      async (tx) => [
+        (await tx.query('select from delegation_gateway.tasks where task_id = $1', [taskId])).length,
+        (await tx.query('select from delegation_gateway.task_events where task_id = $1', [taskId])).length,
+      ],
+      tenant === undefined ? {} : { tenant },
+    );
+  expect([await seen('acme'), await seen('globex'), await seen()]).toEqual([
+    [1, 1],
+    [0, 0],
+    [0, 0],
+  ]);
+  for (const write of [
+    'update delegation_gateway.tasks set seq = 9',
+    'delete from delegation_gateway.tasks',
+  ]) {
+    const tried = database.transaction((tx) => tx.query(`${write} where task_id = '${taskId}'`), {
+      tenant: 'globex',
+    });
+    await tried.catch(() => undefined);
+  }
+  expect(await rowOf(taskId)).toMatchObject({ seq: 1 });
+});

@@ -26,13 +26,16 @@ export interface UpdateService {
   detail(): ProbeDetail;
 }
 
-/** Readers that come back all at once must not take the database's pool. */
-const readsAtOnce = 8;
+/** Readers that come back all at once must not take the database's pool: half of it at most. */
+const maxReadsAtOnce = 8;
 const lookEveryMs = 1_000;
 
 /** Puts the way of an update together: from delegation.updates into Postgres, and out to whoever follows its task. */
 export function createUpdateService(parts: {
-  readonly settings: Pick<DelegationGatewaySettings, 'streamEpoch' | 'redisKeyPrefix' | 'readyGraceMs'>;
+  readonly settings: Pick<
+    DelegationGatewaySettings,
+    'streamEpoch' | 'redisKeyPrefix' | 'readyGraceMs' | 'databasePoolSize'
+  >;
   readonly database: Database;
   readonly redis: Redis;
   readonly messaging: Messaging;
@@ -47,6 +50,7 @@ export function createUpdateService(parts: {
   const channelOf = ({ tenant, taskId }: TaskRef) =>
     `${settings.redisKeyPrefix}delegation:{${tenant}:${taskId}}:wake`;
   const pool = { busy: 0, waiting: 0, completed: 0, failed: 0 };
+  const readsAtOnce = Math.max(1, Math.min(maxReadsAtOnce, Math.floor(settings.databasePoolSize / 2)));
   const slots = createSlots(readsAtOnce);
   const feeds = createTaskFeeds({
     subscriber: redis.subscriber(),

@@ -4,6 +4,7 @@ import { type SpawnedService, spawnService } from '@signalbox/testkit/service';
 import type { SseEvent } from '@signalbox/testkit/sse';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import {
+  call,
   type DelegationFixture,
   delegationFixture,
   follow,
@@ -97,6 +98,10 @@ it('a replica that is cut off from the database for good sends its readers to an
   expect(await stream.ended).toBe('server');
   expect(stream.retryMs()).toBeGreaterThanOrEqual(250);
   await cutOff.log('streams.sent_away');
+  expect((await call(cutOff, '/ready')).body).toMatchObject({ reason: 'database' });
+  const refused = await submit(cutOff, acme);
+  expect([refused.status, refused.body.error_code]).toEqual([503, 'DATABASE_UNAVAILABLE']);
+  expect(refused.headers.get('retry-after')).toMatch(/\d/);
   await database.heal();
   await cutOff.ready();
   const back = await stream.reconnect();
