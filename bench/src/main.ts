@@ -10,16 +10,22 @@ import { type Lifecycle, runMain } from '@signalbox/lifecycle/lifecycle';
 import { Kafka, logLevel } from 'kafkajs';
 import { type Cell, type CellResult, renderCell, runCell } from './cell.ts';
 import { acceptCell } from './cells/accept.ts';
+import { delegationCell } from './cells/delegation.ts';
 import { firstDeltaCell, toolTurnCell } from './cells/first-delta.ts';
 import { headOfLineCell } from './cells/head-of-line.ts';
+import { walFloodCell, walSteadyCell } from './cells/memory-wal.ts';
+import { recallCell } from './cells/recall.ts';
 import { startCell } from './cells/start.ts';
 import { closedLoopCell, openLoopCell } from './cells/under-load.ts';
 import { type BenchStack, type Floor, startFloor, startStack, until } from './stack.ts';
 
 const allServices = ['gateway', 'conversation-worker', 'tool-executor', 'outbox-sync'];
 /** In the order in which they run: those that leave Zipkin and the database busy come last. */
-const cellIds = ['B1', 'B8', 'B2', 'B2t', 'B13', 'B3', 'B3o'] as const;
+const cellIds = ['B1', 'delegation', 'B6', 'B6s', 'recall', 'B8', 'B2', 'B2t', 'B13', 'B3', 'B3o'] as const;
 type CellId = (typeof cellIds)[number];
+/** Cells with a stack of their own; the others share one. */
+const ownStack = ['B1', 'delegation', 'B6', 'B6s', 'recall'] as const;
+type OtherCellId = Exclude<CellId, (typeof ownStack)[number]>;
 
 /** Progress is on stdout already; what is left to say is why it ended. */
 const quietLog = {
@@ -35,7 +41,13 @@ await runMain(async (lifecycle) => {
   lifecycle.configure({ drainDelayMs: 0, stopTimeoutMs: 120_000, log: quietLog });
   const { values, positionals } = parseArgs({
     allowPositionals: true,
-    options: { pairs: { type: 'string', default: '5' }, seconds: { type: 'string', default: '5' } },
+    options: {
+      pairs: { type: 'string', default: '5' },
+      seconds: { type: 'string', default: '5' },
+      // What B6 writes and what a tenant of `recall` has: fewer for a first look.
+      records: { type: 'string', default: '200000' },
+      memories: { type: 'string', default: '100000' },
+    },
   });
   const unknown = positionals.find((name) => !cellIds.some((id) => id === name));
   if (unknown !== undefined) throw new Error(`no cell ${unknown}; there are ${cellIds.join(', ')}`);
@@ -53,7 +65,19 @@ await runMain(async (lifecycle) => {
   // The accept alone: a worker beside it would be measured too, and its turns would still run in the next pair.
   if (wanted.includes('B1'))
     await withStack(lifecycle, ['gateway', 'outbox-sync'], (stack) => runAccept(stack, run, pairs, seconds));
-  const others = wanted.filter((id) => id !== 'B1');
+  if (wanted.includes('delegation'))
+    await withStack(lifecycle, ['delegation-worker', 'outbox-sync'], (stack) =>
+      run(delegationCell({ stack, pairs })),
+    );
+  const [records, memories] = [Number(values.records), Number(values.memories)];
+  // Each on parts of its own: what one has left would be vacuumed, or cached, in the next.
+  if (wanted.includes('B6'))
+    await withStack(lifecycle, [], (stack) => run(walFloodCell({ stack, pairs, records })));
+  if (wanted.includes('B6s'))
+    await withStack(lifecycle, [], (stack) => run(walSteadyCell({ stack, pairs, seconds })));
+  if (wanted.includes('recall'))
+    await withStack(lifecycle, [], async (stack) => run(await recallCell({ stack, pairs, memories })));
+  const others = wanted.filter((id): id is OtherCellId => !ownStack.some((own) => own === id));
   if (others.length > 0) {
     await withStack(lifecycle, allServices, (stack) => runOthers(stack, others, run, pairs, seconds));
   }
@@ -99,13 +123,13 @@ async function runAccept(
 
 async function runOthers(
   stack: BenchStack,
-  wanted: readonly CellId[],
+  wanted: readonly OtherCellId[],
   run: (cell: Cell) => Promise<void>,
   pairs: number,
   seconds: number,
 ): Promise<void> {
   const hops = (count: number) => () => startHops(stack, count);
-  const make: Record<Exclude<CellId, 'B1'>, () => Cell> = {
+  const make: Record<OtherCellId, () => Cell> = {
     B2: () => firstDeltaCell({ stack, direct: hops(0), hops: hops(2), pairs }),
     B2t: () => toolTurnCell({ stack, hops: hops(4), pairs }),
     B3: () => closedLoopCell({ stack, hops: hops(2), pairs, seconds }),
@@ -113,7 +137,7 @@ async function runOthers(
     B8: () => startCell({ stack, pairs }),
     B13: () => headOfLineCell({ stack, pairs }),
   };
-  for (const id of wanted) if (id !== 'B1') await run(make[id]());
+  for (const id of wanted) await run(make[id]());
 }
 
 /** A front, and behind it a worker unless it asks the model itself. Topics of their own each time: no old records. */

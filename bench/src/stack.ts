@@ -25,6 +25,8 @@ export interface BenchStack {
   tenant: string;
   kafka: string;
   modelUrl: string;
+  /** Postgres as the role that owns the tables: for floors that make tables of their own. */
+  ownerUrl: string;
   /** The environment that a service needs to join this stack. */
   addresses: Record<string, string>;
   /** Of the services, not of the parts: what a turn costs in our own processes. */
@@ -125,6 +127,7 @@ export async function startStack(options: {
     tenant: seededTenant,
     kafka: state.kafka.bootstrap,
     modelUrl: state.model.url,
+    ownerUrl: state.postgres.ownerUrl,
     addresses: environment,
     pids: () => services.flatMap(({ child }) => (child.pid === undefined ? [] : [child.pid])),
     settle: () =>
@@ -179,7 +182,7 @@ export type StartFloor = () => Promise<Floor>;
 
 /** Starts a floor's process and waits until it says that it serves. */
 export async function startFloor(
-  name: 'instant-server' | 'bare-hops' | 'each-message',
+  name: 'instant-server' | 'bare-hops' | 'each-message' | 'graphile-jobs',
   environment: Record<string, string>,
   onLine: (line: { event?: string; port?: number; id?: string; ms?: number }) => void = () => {},
 ): Promise<Floor> {
