@@ -178,16 +178,6 @@ describe('an export that is asked for', () => {
       expect.soft((await write('/v1/memory/exports', bad)).status).toBe(422);
     expect((await write('/v1/memory/exports', { session_id: 'mine' })).status).toBe(404);
   });
-
-  it('is kept while Kafka is away, when jobs cannot be told of', async () => {
-    const alone = await fixture.start({ KAFKA_BOOTSTRAP_SERVERS: '127.0.0.1:9' });
-    const [kept, list] = await Promise.all([
-      call(alone, '/v1/memory/exports', { key: acme, body: {} }),
-      call(alone, '/v1/jobs', { key: acme }),
-    ]);
-    expect(kept.status).toBe(202);
-    expect(list).toMatchObject({ status: 503, body: { error_code: 'KAFKA_UNAVAILABLE' } });
-  });
 });
 
 describe('what job-worker has done here', () => {

@@ -273,22 +273,4 @@ describe('an export', () => {
     expect(lines).toHaveLength(451);
     expect(asked).toHaveLength(4);
   });
-
-  it('has a status of its own when its first page fails', async () => {
-    behave = () => 'silent';
-    const response = await open();
-    expect(response.status).toBe(504);
-    expect(await response.json()).toMatchObject({ error_code: 'OWNER_TIMEOUT' });
-  });
-});
-
-it('answers 503 to questions while Kafka is away', async () => {
-  const alone = await fixture.start({ KAFKA_BOOTSTRAP_SERVERS: '127.0.0.1:9' });
-  const [found, exported] = await Promise.all([
-    search({ query: 'x' }, acme, alone),
-    fetch(`${alone.url}/v1/memory/export`, { headers: { 'x-api-key': acme } }),
-  ]);
-  expect(found).toMatchObject({ status: 503, body: { error_code: 'KAFKA_UNAVAILABLE' } });
-  expect(Number(found.headers.get('retry-after'))).toBeGreaterThan(0);
-  expect(exported.status).toBe(503);
 });

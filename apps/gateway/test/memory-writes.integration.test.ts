@@ -200,17 +200,31 @@ describe('a memory to forget', () => {
   });
 });
 
-it('keeps memories and wishes while Kafka is away', async () => {
+it('keeps memories, wishes and exports while Kafka is away, and answers questions 503', async () => {
   const alone = await fixture.start({ KAFKA_BOOTSTRAP_SERVERS: '127.0.0.1:9' });
-  const body = { text: 'kept without a broker' };
-  const kept = await call(alone, '/v1/memory', { key: acme, body });
-  expect(kept.status).toBe(202);
+  const ask = (path: string, body?: object, method?: string) =>
+    call(alone, path, {
+      key: acme,
+      ...(body === undefined ? {} : { body }),
+      ...(method === undefined ? {} : { method }),
+    });
   const id = newId();
-  expect((await call(alone, `/v1/memory/${id}`, { key: acme, method: 'DELETE' })).status).toBe(202);
-  const rows = await fixture.db.query<{ key: string }>(
-    `select key from messaging.outbox where topic = 'memory.writes'`,
-  );
+  const [kept, forgotten, wanted, ...asked] = await Promise.all([
+    ask('/v1/memory', { text: 'kept without a broker' }),
+    ask(`/v1/memory/${id}`, undefined, 'DELETE'),
+    ask('/v1/memory/exports', {}),
+    ask('/v1/memory/search', { query: 'x' }),
+    ask('/v1/memory/export'),
+    ask('/v1/jobs'),
+    ask(`/v1/jobs/${id}`),
+  ]);
+  for (const { status } of [kept, forgotten, wanted]) expect(status).toBe(202);
+  for (const answer of asked) {
+    expect(answer).toMatchObject({ status: 503, body: { error_code: 'KAFKA_UNAVAILABLE' } });
+    expect(Number(answer.headers.get('retry-after'))).toBeGreaterThan(0);
+  }
+  const rows = await fixture.db.query<{ key: string }>('select key from messaging.outbox');
   expect(rows.map(({ key }) => key)).toEqual(
-    expect.arrayContaining([`acme:${kept.body.memory_id}`, `acme:${id}`]),
+    expect.arrayContaining([`acme:${kept.body.memory_id}`, `acme:${id}`, `acme:${wanted.body.job_id}`]),
   );
 });
