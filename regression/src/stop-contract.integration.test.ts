@@ -222,37 +222,6 @@ describe.each(services)('%s', (service) => {
     );
   });
 
-  test.runIf(walked.includes(service))(
-    'exits 75 at once at a second signal, and names what ran',
-    async () => {
-      const second = service === 'gateway' || service === 'tool-executor' ? 'SIGTERM' : 'SIGINT';
-      await using running = await start(service, {}, withFault(service, 'faulty steps'));
-      running.kill('SIGTERM');
-      await running.log('shutdown.step', ({ step }) => step === 'readiness');
-      const askedAt = performance.now();
-      running.kill(second);
-      expect(await running.exited).toEqual({ code: 75, signal: null });
-      expect(performance.now() - askedAt).toBeLessThan(1_000);
-      expect(running.logs.at(-1)).toMatchObject({
-        ...{ event: 'service.forced', level: 'CRITICAL', reason: `${second} while stopping` },
-        overran: expect.arrayContaining(['hangs']),
-      });
-    },
-  );
-
-  test.runIf(walked.includes(service))(
-    'goes the same way when a main loop ends by itself, and exits 70',
-    async () => {
-      await using running = await start(service, {}, withFault(service, 'ending loop'));
-      running.kill('SIGUSR2');
-      expect(await running.exited).toEqual({ code: 70, signal: null });
-      expect(recordsOf(running, 'service.loop_ended')).toHaveLength(1);
-      for (const step of stepsOf[service])
-        expect(stepOf(running, step), step).toMatchObject({ outcome: 'done' });
-      expect(running.logs.at(-1)).toMatchObject({ event: 'service.stopped', outcome: 'drained' });
-    },
-  );
-
   test('exits 64 on bad settings, and tells all of them at once', async () => {
     const refused = launchService(service, {
       ...settings(),
@@ -270,6 +239,33 @@ describe.each(services)('%s', (service) => {
       ).toBe(true);
       expect(JSON.stringify(recordsOf(refused, 'config.invalid')[0]?.errors)).toContain(name);
     }
+  });
+});
+
+describe.each(walked)('%s', (service) => {
+  test('exits 75 at once at a second signal, and names what ran', async () => {
+    const second = service === 'gateway' || service === 'tool-executor' ? 'SIGTERM' : 'SIGINT';
+    await using running = await start(service, {}, withFault(service, 'faulty steps'));
+    running.kill('SIGTERM');
+    await running.log('shutdown.step', ({ step }) => step === 'readiness');
+    const askedAt = performance.now();
+    running.kill(second);
+    expect(await running.exited).toEqual({ code: 75, signal: null });
+    expect(performance.now() - askedAt).toBeLessThan(1_000);
+    expect(running.logs.at(-1)).toMatchObject({
+      ...{ event: 'service.forced', level: 'CRITICAL', reason: `${second} while stopping` },
+      overran: expect.arrayContaining(['hangs']),
+    });
+  });
+
+  test('goes the same way when a main loop ends by itself, and exits 70', async () => {
+    await using running = await start(service, {}, withFault(service, 'ending loop'));
+    running.kill('SIGUSR2');
+    expect(await running.exited).toEqual({ code: 70, signal: null });
+    expect(recordsOf(running, 'service.loop_ended')).toHaveLength(1);
+    for (const step of stepsOf[service])
+      expect(stepOf(running, step), step).toMatchObject({ outcome: 'done' });
+    expect(running.logs.at(-1)).toMatchObject({ event: 'service.stopped', outcome: 'drained' });
   });
 });
 
