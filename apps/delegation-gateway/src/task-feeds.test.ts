@@ -69,6 +69,7 @@ function subject() {
       };
     },
     neverConfirm: () => (confirm = new Promise(() => undefined)),
+    confirmAgain: () => (confirm = Promise.resolve()),
     refuseConfirm: () => {
       confirm = Promise.reject(fault('REDIS_UNAVAILABLE', 'away'));
       confirm.catch(() => undefined);
@@ -184,6 +185,34 @@ it.each(['neverConfirm', 'refuseConfirm'] as const)('goes on without Redis (%s)'
   await parts.feeds.look();
   await has(reader.got, [1, 2]);
   reader.close();
+});
+
+it('subscribes again when Redis is back: wake-ups are heard, and left with the last reader', async () => {
+  const { feeds, store, wake, refuseConfirm, confirmAgain, listeners } = subject();
+  refuseConfirm();
+  const readers = [sink(), sink()];
+  const tasks = readers.map((_, n) => ({ ...task, taskId: `task-${n}` }));
+  for (const [n, { sink: each }] of readers.entries()) feeds.follow(tasks[n] ?? task, at(0), each);
+  store(1);
+  await feeds.look();
+  for (const { got } of readers) await has(got, [1]);
+  listeners.clear(); // those of the refused connection hear nothing
+  confirmAgain();
+  await feeds.look();
+  await waitFor(
+    () => listeners.size,
+    (size) => size === 2,
+    { intervalMs: 1 },
+  );
+  store(2);
+  wake('1-2');
+  for (const { got } of readers) await has(got, [1, 2]);
+  for (const { close } of readers) close();
+  await waitFor(
+    () => listeners.size,
+    (size) => size === 0,
+    { intervalMs: 1 },
+  );
 });
 
 it('does not miss what is committed while a read is under way', async () => {

@@ -64,7 +64,8 @@ interface Feed {
   readonly reads: Map<string, Promise<readonly TaskEvent[]>>;
   /** Wake the followers that have read all there was. */
   readonly waiting: Set<() => void>;
-  readonly subscribed: Promise<Subscription | undefined>;
+  /** Resolves with undefined when Redis refused; undefined: to be tried again by the next look. */
+  subscribed: Promise<Subscription | undefined> | undefined;
 }
 
 const pageEvents = 32;
@@ -112,6 +113,42 @@ export function createTaskFeeds(options: TaskFeedOptions): TaskFeeds {
     stir(feed);
   }
 
+  function subscribe(feed: Feed): Promise<Subscription | undefined> {
+    const subscribed = subscriber
+      .subscribe(channelOf(feed.task), {
+        onMessage: (message) => {
+          const place = placeIn(message);
+          if (place === undefined) ask(feed);
+          else raise(feed, place);
+        },
+        onGap: () => ask(feed),
+      })
+      .then(
+        (subscription) => {
+          ask(feed); // what was committed before the channel was confirmed was not heard
+          return subscription;
+        },
+        () => {
+          feed.subscribed = undefined; // the look goes on without it
+          return undefined;
+        },
+      );
+    feed.subscribed = subscribed;
+    return subscribed;
+  }
+
+  /** Channels that Redis refused: one is tried, and when it is confirmed the others. */
+  function subscribeAgain(): void {
+    const [first, ...others] = [...feeds.values()].filter(({ subscribed }) => subscribed === undefined);
+    if (first === undefined) return;
+    void subscribe(first).then((subscription) => {
+      if (subscription === undefined) return;
+      for (const feed of others) {
+        if (feed.subscribed === undefined && feed.followers.size > 0) void subscribe(feed);
+      }
+    });
+  }
+
   function feedOf(task: TaskRef): Feed {
     const channel = channelOf(task);
     const there = feeds.get(channel);
@@ -123,19 +160,9 @@ export function createTaskFeeds(options: TaskFeedOptions): TaskFeeds {
       followers: new Set(),
       reads: new Map(),
       waiting: new Set(),
-      subscribed: subscriber
-        .subscribe(channel, {
-          onMessage: (message) => {
-            const place = placeIn(message);
-            if (place === undefined) ask(feed);
-            else raise(feed, place);
-          },
-          onGap: () => ask(feed),
-        })
-        .catch(() => undefined), // the look goes on without it
+      subscribed: undefined,
     };
-    // What was committed before the channel was confirmed was not heard.
-    feed.subscribed.then((subscription) => subscription !== undefined && ask(feed));
+    subscribe(feed);
     feeds.set(channel, feed);
     return feed;
   }
@@ -145,7 +172,7 @@ export function createTaskFeeds(options: TaskFeedOptions): TaskFeeds {
     const channel = channelOf(feed.task);
     if (feed.followers.size > 0 || feeds.get(channel) !== feed) return;
     feeds.delete(channel);
-    feed.subscribed.then((subscription) => subscription?.end()).catch(() => undefined);
+    feed.subscribed?.then((subscription) => subscription?.end()).catch(() => undefined);
   }
 
   function read(feed: Feed, after: StreamPosition): Promise<readonly TaskEvent[]> {
@@ -225,6 +252,7 @@ export function createTaskFeeds(options: TaskFeedOptions): TaskFeeds {
         .finally(() => leave(feed, follower));
     },
     async look() {
+      subscribeAgain();
       const followed = [...feeds.values()];
       for (let at = 0; at < followed.length; at += lookTasks) {
         const part = followed.slice(at, at + lookTasks);
