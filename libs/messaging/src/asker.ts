@@ -94,13 +94,11 @@ export function openAsker<Requests extends SourceTopicName, Results extends Sour
     labels: ['results', 'reason'],
   });
   const waiting = new Map<string, Waiting<Results>>();
-  const openedAt = Date.now();
   const onJoined = new Set<() => void>();
   let owned: Owned = { state: 'joining' };
   let next = 0;
-  let skipped = false;
 
-  const consumer = messaging.consumeRaw({
+  messaging.consumeRaw({
     topic: results,
     group: service,
     accepts: isAwaited,
@@ -109,26 +107,15 @@ export function openAsker<Requests extends SourceTopicName, Results extends Sour
     async handler(records) {
       for (const record of records) take(record);
     },
-    onAssigned(partitions) {
-      set({ state: 'joined', partitions });
-      if (!skipped) void skipOld();
-      skipped = true;
-    },
+    // A group that is new, or was away, would read answers of an hour first, and its own come too late behind them.
+    beginAt: Date.now() - clockSkewMs,
+    onAssigned: (partitions) => set({ state: 'joined', partitions }),
     onRevoked: () => set({ state: 'joining' }),
     onStopped() {
       set({ state: 'stopped' });
       for (const { reject } of waiting.values()) reject(fault('ABORTED', 'the process stops'));
     },
   });
-
-  /** A group that is new, or was away, would read answers of an hour first, while its own come too late behind them. */
-  async function skipOld(): Promise<void> {
-    try {
-      await consumer.seekToTime(openedAt - clockSkewMs);
-    } catch (error) {
-      log.debug('ask.not_skipped', { error, topic: results });
-    }
-  }
 
   function set(now: Owned): void {
     if (owned.state === 'stopped') return;

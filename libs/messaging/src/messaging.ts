@@ -13,6 +13,7 @@ import type { Logger, Metrics } from '@signalbox/telemetry/telemetry';
 import { type AppendHandler, createAppend, type SettledHandler } from './append.ts';
 import type { BusClient } from './bus-client.ts';
 import { createClusterGuard } from './cluster-guard.ts';
+import type { Consumer } from './consumer.ts';
 import { depthGauge } from './dead-letter-depth.ts';
 import type { RecordHead } from './decode-record.ts';
 import { FastPath } from './fast-path.ts';
@@ -27,16 +28,16 @@ import { type DirectRecord, type Receipt, toDirectRecord } from './outgoing.ts';
 import { createProducer, type Producer, type Sending } from './producer.ts';
 import { RefusedRows } from './refused-rows.ts';
 import { SentRows } from './sent-rows.ts';
-import { type Consumer, openSubscription } from './subscription.ts';
+import { openSubscription } from './subscription.ts';
 import { refuseOtherCounts } from './topics.ts';
 
 export type { AppendHandler, SettledRange } from './append.ts';
+export type { Consumer } from './consumer.ts';
 export type { IntakeRecord, RecordHead } from './decode-record.ts';
 export type { IntakeContext, IntakeHandler } from './intake.ts';
 export type { MessagingSettings } from './messaging-settings.ts';
 export type { Outbox, PutResult } from './outbox.ts';
 export type { DirectRecord, OutgoingMessage, Receipt } from './outgoing.ts';
-export type { Consumer } from './subscription.ts';
 
 interface Subscribing {
   readonly topic: SourceTopicName;
@@ -48,6 +49,11 @@ interface Subscribing {
   readonly maxBatch?: number;
   readonly onAssigned?: (partitions: readonly number[]) => void;
   readonly onRevoked?: (partitions: readonly number[]) => void;
+  /**
+   * At the first assignment of this process it goes on at the first record at or after this time (epoch milliseconds),
+   * whatever its group has committed: for records that mean nothing to who was not there before.
+   */
+  readonly beginAt?: number;
   /** The phase of the stop in which it leaves its group. Default `intake`. */
   readonly stopPhase?: StopPhase;
   /** Called at the stop once the consumer has left: ends what its handler has begun, until the signal (5 s). */
@@ -177,6 +183,7 @@ export function openMessaging(options: MessagingOptions): Messaging {
       processor: createProcessor(group),
       onAssigned: subscribing.onAssigned,
       onRevoked: subscribing.onRevoked,
+      beginAt: subscribing.beginAt,
       storesAnswer: () => Promise.all([database.urgent.query('select 1'), subscribing.storesAnswer?.()]),
       guard,
       offsetsAtTime: (wireTopic, timestampMs) => offsetsAtTime(settings, wireTopic, timestampMs, log),

@@ -2,6 +2,7 @@ import { isFault } from '@signalbox/faults/fault';
 import { silentLog } from '@signalbox/telemetry/silent';
 import { expect, it } from 'vitest';
 import type { PlacedRecord, ProducerClient } from './bus-client.ts';
+import { partitionOf } from './murmur2.ts';
 import type { PlainRecord } from './outgoing.ts';
 import { createProducer, type Sending } from './producer.ts';
 
@@ -16,9 +17,9 @@ function sender(send: (records: readonly PlacedRecord[]) => void) {
     close: async () => undefined,
   };
   const producer = createProducer(client, silentLog);
-  const enqueue = (name: string, record: () => PlainRecord) => {
+  const enqueue = (name: string, record: () => PlainRecord, partition?: number) => {
     const sending: Sending = {
-      ...{ topic: 'conversation.inbound', key: 'acme:s', bytes: 10, withdrawn: false, record },
+      ...{ topic: 'conversation.inbound', key: 'acme:s', bytes: 10, withdrawn: false, record, partition },
       sent: () => void told.push(`${name} sent`),
       refused: (reason) => void told.push(`${name} ${isFault(reason) ? reason.code : ''}`),
     };
@@ -63,4 +64,15 @@ it('a record that cannot be encoded is refused alone, in its place, without bein
     'b sent',
   ]);
   expect(tried.reduce((sum, n) => sum + n, 0)).toBe(2);
+});
+
+it('a record goes where it says, and where its key says if it says nothing', async () => {
+  const placed: number[] = [];
+  const { enqueue, settled } = sender((records) => {
+    placed.push(...records.map(({ partition }) => partition));
+  });
+  enqueue('by key', good);
+  for (const partition of [0, 5]) enqueue(`to ${partition}`, good, partition);
+  await settled();
+  expect(placed).toEqual([partitionOf('acme:s', 6), 0, 5]);
 });

@@ -1,9 +1,9 @@
 import { fault } from '@signalbox/faults/fault';
 import type { Logger } from '@signalbox/telemetry/telemetry';
 import { withoutTrace } from '@signalbox/telemetry/trace';
+import type { Consumer } from './consumer.ts';
 import { createKafka, singleTry } from './kafka-client.ts';
 import type { KafkaSettings } from './messaging-settings.ts';
-import type { Consumer } from './subscription.ts';
 
 export interface SeekBackOptions {
   readonly settings: KafkaSettings;

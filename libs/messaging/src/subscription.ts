@@ -4,6 +4,7 @@ import { pause } from '@signalbox/lifecycle/pause';
 import type { Logger, Metrics } from '@signalbox/telemetry/telemetry';
 import type { BusClient, Member } from './bus-client.ts';
 import type { ClusterGuard } from './cluster-guard.ts';
+import type { Consumer } from './consumer.ts';
 import type { BatchProcessor } from './fetched-batch.ts';
 import { openLogReader } from './log-reader.ts';
 import type { MessagingMetrics } from './messaging-metrics.ts';
@@ -12,27 +13,6 @@ import { type OldestUnread, watchOldestUnread } from './oldest-unread.ts';
 import { RebuildBudget } from './rebuild-budget.ts';
 import { createStoreWatch } from './store-watch.ts';
 import { judgeMember, type MemberHealth } from './watchdog.ts';
-
-/** A running consumer as its service sees it. */
-export interface Consumer {
-  readonly topic: SourceTopicName;
-  readonly group: string;
-  /** Partitions that this instance reads now. */
-  assigned(): number[];
-  /** Goes on at another offset; false when the partition is not assigned here. */
-  seek(partition: number, offset: bigint): boolean;
-  /** Seeks every assigned partition to its first record at or after that time. Resolves with the partitions that moved. */
-  seekToTime(timestampMs: number): Promise<number[]>;
-  /**
-   * Looks once a second, until the stop, how old the oldest record is that the whole group has not handled; reads the
-   * last answer: seconds, 0 when there is none, undefined before the first. Grows also while nobody reads (`oldest-unread.ts`).
-   */
-  watchUnread(): () => number | undefined;
-  /** Throws KAFKA_UNAVAILABLE when it is not a live member of its group, TIMEOUT while a handler hangs. For probes. */
-  probe(): void;
-  /** Ends handlers, commits, leaves the group; within `deadlineMs` (5 000). */
-  stop(deadlineMs?: number): Promise<void>;
-}
 
 export interface SubscriptionOptions {
   readonly bus: BusClient;
@@ -43,6 +23,8 @@ export interface SubscriptionOptions {
   readonly processor: BatchProcessor;
   readonly onAssigned: ((partitions: readonly number[]) => void) | undefined;
   readonly onRevoked: ((partitions: readonly number[]) => void) | undefined;
+  /** At its first assignment it goes on at the first record at or after this time (epoch milliseconds). */
+  readonly beginAt: number | undefined;
   /** Rejects while a store of the handler does not answer this process. */
   readonly storesAnswer: () => Promise<unknown>;
   readonly guard: ClusterGuard;
@@ -101,6 +83,8 @@ export function openSubscription(options: SubscriptionOptions): Consumer {
   let current: Life | undefined;
   /** By assigned partition, ahead of what is committed. */
   const handled = new Map<number, bigint>();
+  /** Where the first assignment goes on. */
+  let beginnings: ReadonlyMap<number, bigint> | undefined;
   let unread: OldestUnread | undefined;
   let asking = false;
   let reachableSince: number | undefined;
@@ -142,6 +126,8 @@ export function openSubscription(options: SubscriptionOptions): Consumer {
     try {
       await guard.ensure();
       await requireTopic();
+      if (options.beginAt !== undefined)
+        beginnings ??= await options.offsetsAtTime(wireTopic, options.beginAt);
       return !closing.signal.aborted;
     } catch (error) {
       lastError = error;
@@ -206,6 +192,8 @@ export function openSubscription(options: SubscriptionOptions): Consumer {
         joined(partitions) {
           log.info('consumer.assigned', { topic, group, partitions });
           handled.clear();
+          for (const [partition, offset] of beginnings ?? []) seek(partition, offset);
+          if (beginnings !== undefined) beginnings = new Map();
           stores.assigned(partitions);
           options.onAssigned?.(partitions);
         },
