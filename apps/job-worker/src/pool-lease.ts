@@ -33,6 +33,13 @@ const deadPools = `
   WHERE locked_at < clock_timestamp() - $1 * interval '1 millisecond' AND NOT EXISTS (
     SELECT 1 FROM job_worker.pools p
     WHERE p.pool_id = locked_by AND p.seen_at > clock_timestamp() - $1 * interval '1 millisecond')`;
+// Whoever ends a job takes the lock off its queue only with the job's row. One that stood still may have ended it first, and
+// then nothing of the tenant, or of the schedule, would run for four hours.
+const freeQueues = `
+  UPDATE graphile_worker._private_job_queues q SET locked_at = NULL, locked_by = NULL
+  WHERE locked_at < clock_timestamp() - $1 * interval '1 millisecond' AND NOT EXISTS (
+    SELECT 1 FROM graphile_worker._private_jobs j WHERE j.job_queue_id = q.id AND j.locked_by = q.locked_by)
+  RETURNING queue_name`;
 const forget = `DELETE FROM job_worker.pools WHERE seen_at < clock_timestamp() - $1 * interval '1 millisecond'`;
 
 /**
@@ -73,6 +80,8 @@ export function poolLease(
       await database.query('SELECT graphile_worker.force_unlock_workers($1)', [pools]);
       log.warning('jobs.freed', { pools });
     }
+    const queues = await database.query<{ queue_name: string }>(freeQueues, [leaseMs]);
+    if (queues.length > 0) log.warning('jobs.queues_freed', { queues: queues.map((row) => row.queue_name) });
     await database.query(forget, [leaseMs * leasesKept]);
   }
 

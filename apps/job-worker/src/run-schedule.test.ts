@@ -67,9 +67,9 @@ test('a run whose time is over says that there is more, and where', async () => 
   expect(end).toMatchObject({ outcome: 'more', keepResume: true });
 });
 
-test('a run that another has taken over ends nothing', async () => {
+test('a run that another has taken over ends nothing, and not the job either', async () => {
   const doPiece: DoPiece = async () => ({ done: 1, more: true });
-  expect(await run(doPiece, { mine: false })).toEqual({ outcome: 'lost', end: undefined });
+  await expect(run(doPiece, { mine: false })).rejects.toMatchObject({ code: 'LEASE_LOST' });
 });
 
 test('a run that a stop ends is given back, and not a failed one', async () => {

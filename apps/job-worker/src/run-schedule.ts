@@ -111,10 +111,10 @@ export function scheduleRunner({
       await store.end(name, tick, { outcome: more ? 'more' : 'done', detail, keepResume: more });
       return 'done';
     } catch (error) {
-      // Given back by a stop: it goes on elsewhere. Taken over: it has gone on.
-      if (signal.aborted) throw error;
       const why = asFault(error);
-      if (why.code === 'LEASE_LOST') return 'lost';
+      // Given back by a stop: it goes on elsewhere. Taken over: it has gone on, and its job is not this process's to end:
+      // a run that returns has the queue forget the job, whoever runs it now.
+      if (signal.aborted || why.code === 'LEASE_LOST') throw error;
       await failed(schedule, tick, why);
       return 'failed';
     }

@@ -177,6 +177,22 @@ test('a job whose process died with it every time ends as failed, and its tenant
   expect(await harness.told(jobId)).toHaveLength(1);
 });
 
+test('a tenant whose job was ended under its runner is not kept waiting: the lock of its queue is taken off', async () => {
+  const { sessionId } = harness.session(1, 'initech');
+  const answer = harness.holdPages((asked) => asked.sessionId === sessionId);
+  const ended = await harness.request('export_session', { session_id: sessionId }, { of: 'initech' });
+  await answer.asked;
+  // As one that stood still does when it wakes: it ends the job that another runs by now.
+  await harness.database.query(
+    `DELETE FROM graphile_worker._private_jobs WHERE key = 'job:initech:' || $1::text`,
+    [ended],
+  );
+  const next = await harness.request('export_session', { session_id: sessionId }, { of: 'initech' });
+  answer();
+  expect((await harness.ended(ended, 'initech')).status).toBe('done');
+  expect((await harness.ended(next, 'initech')).status).toBe('done');
+});
+
 test('connections that break, the listening one among them, end neither the process nor a job that runs', async () => {
   const { sessionId } = harness.session(1);
   const answer = harness.holdPages((asked) => asked.sessionId === sessionId);
