@@ -26,11 +26,7 @@ export function hostBreakers(options: {
           errorThresholdPercentage: 50,
           resetTimeoutMs: 10_000,
           volumeThreshold: 5,
-          // Refused before it was called: that says nothing about the host.
-          counts: (error) =>
-            !['ABORTED', 'ADDRESS_REFUSED', 'WEBHOOK_GONE', 'LEASE_LOST', 'CANCELLED'].includes(
-              asFault(error).code,
-            ),
+          counts: speaksAgainstHost,
           log: options.log.child({ host }),
           metrics: options.metrics,
         });
@@ -50,4 +46,16 @@ export function hostBreakers(options: {
       breakers.clear();
     },
   };
+}
+
+/**
+ * An answer that blames the request (a wrong path, a wrong secret) is of one tenant's URL: the host is well, and others
+ * may have webhooks there. What was refused before it was called says nothing at all.
+ */
+export function speaksAgainstHost(error: unknown): boolean {
+  const { code, details } = asFault(error);
+  if (code === 'TIMEOUT') return true;
+  if (code !== 'CALL_FAILED') return false;
+  const status = details?.status;
+  return typeof status !== 'number' || status >= 500 || status === 429;
 }

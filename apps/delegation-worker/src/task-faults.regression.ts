@@ -3,6 +3,7 @@ import { spawnService } from '@signalbox/testkit/service';
 import { waitFor } from '@signalbox/testkit/wait';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type Harness, lines, noteFile, startHarness } from '../test/delegation-harness.ts';
+import { startReceiver } from '../test/webhook-receiver.ts';
 
 let harness: Harness;
 let proxy: FaultProxy;
@@ -50,4 +51,46 @@ test('an outcome that cannot be stored now is stored when the database is back',
   expect(await harness.reaches(id, 'completed', 30_000)).toMatchObject({ attempt: 1 });
   expect(named(file)).toEqual(['one', 'two', 'three']);
   await service.stop();
+}, 90_000);
+
+test('a process that stood still past its lease changes nothing when it wakes', async () => {
+  await using relay = await spawnService('outbox-sync', harness.env);
+  await using first = await harness.start();
+  const file = noteFile();
+  const id = await harness.submit({ handler: 'three_steps', input: { file, ms: 4_000 } });
+  await waitFor(
+    () => lines(file),
+    (found) => found.length === 1,
+  );
+  first.kill('SIGSTOP');
+  await using second = await harness.start({}, { ready: false });
+  await waitFor(
+    () => lines(file),
+    (found) => found.length === 2,
+    { timeoutMs: 20_000 },
+  );
+  first.kill('SIGCONT');
+  expect(await harness.reaches(id, 'completed', 40_000)).toMatchObject({ attempt: 2 });
+  // The first step was under way in the one that stood still, so it ran twice, under one key; the others once.
+  expect(named(file)).toEqual(['one', 'one', 'two', 'three']);
+  const ends = harness.updates(id).filter(({ status }) => status === 'completed');
+  expect(new Set(ends.map(({ seq }) => seq)).size).toBe(1);
+  expect(await first.stop()).toMatchObject({ code: 0 });
+  expect(await second.stop()).toMatchObject({ code: 0 });
+  await relay.stop();
+}, 90_000);
+
+test('a process that dies when a webhook was taken calls it again, under the same id', async () => {
+  const receiver = await startReceiver(harness.env.WEBHOOK_SIGNING_SECRET);
+  await using relay = await spawnService('outbox-sync', harness.env);
+  await using first = await harness.start({ FAIL_POINT: 'webhook.answered' });
+  const id = await harness.submit({ callback_url: receiver.hook });
+  await first.exited;
+  await using second = await harness.start({}, { ready: false });
+  const [before, after] = await receiver.received(id, 2, 30_000);
+  expect(after).toMatchObject({ webhook_id: before?.webhook_id, repeat: true, verdict: 'ok' });
+  await second.log('webhook.delivered', ({ task_id }) => task_id === id);
+  expect(await second.stop()).toMatchObject({ code: 0 });
+  await relay.stop();
+  await receiver.stop();
 }, 90_000);

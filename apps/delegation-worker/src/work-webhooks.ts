@@ -131,15 +131,12 @@ export function webhookWork(parts: WorkWebhooksParts): Required<Pick<WorkerOptio
 export function judge({ status, headers }: Pick<GuardedAnswer, 'status' | 'headers'>): void {
   if (status >= 200 && status < 300) return;
   if (status === 410) throw fault('WEBHOOK_GONE', 'the callback URL answered 410');
-  if (status >= 300 && status < 400) {
-    throw fault('CALL_FAILED', `the callback URL answered ${status}; redirects are not followed`);
-  }
+  const why = status >= 300 && status < 400 ? '; redirects are not followed' : '';
   const retryAfterMs = readRetryAfter(headers['retry-after'], Date.now());
-  throw fault(
-    'CALL_FAILED',
-    `the callback URL answered ${status}`,
-    retryAfterMs === undefined ? {} : { retryAfterMs },
-  );
+  throw fault('CALL_FAILED', `the callback URL answered ${status}${why}`, {
+    details: { status },
+    ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
+  });
 }
 
 /** Retry-After (RFC 9110, 10.2.3) in milliseconds: seconds or a date; undefined for anything else. */
