@@ -63,6 +63,7 @@ it('goes on taking tasks, cancels and reads while Kafka is away, and sends them 
     READY_GRACE_MS: '3000',
   });
   await kafka.refuse();
+  expect((await call(service, '/ready')).status).toBe(200);
   const tasks = await Promise.all(Array.from({ length: 4 }, () => submit(service, acme)));
   expect(tasks.map(({ status }) => status)).toEqual(tasks.map(() => 202));
   for (const { body } of tasks) {
@@ -71,7 +72,6 @@ it('goes on taking tasks, cancels and reads while Kafka is away, and sends them 
     expect(asked.status).toBe(202);
     expect((await call(service, path, { key: acme })).body.status).toBe('queued');
   }
-  expect((await call(service, '/ready')).status).toBe(200);
   const unready = await waitFor(
     () => call(service, '/ready'),
     ({ status }) => status === 503,
