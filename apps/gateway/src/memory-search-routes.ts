@@ -3,6 +3,7 @@ import type { WriteRoutes } from '@signalbox/api/write-routes';
 import { isId, newId } from '@signalbox/contracts/ids';
 import { idKey } from '@signalbox/contracts/keys';
 import { type MemoryPage, memoryRecallRequestsSchema } from '@signalbox/contracts/memory-recall';
+import { fault } from '@signalbox/faults/fault';
 import type { FastifyRequest, HttpServer } from '@signalbox/http/types';
 import type { Asker } from '@signalbox/messaging/asker';
 import type { Logger } from '@signalbox/telemetry/telemetry';
@@ -19,6 +20,9 @@ export interface MemorySearchOptions {
 }
 
 const defaultLimit = 10;
+/** Of a tenant on this replica: each holds a page, and what its client has not read. */
+const exportsAtOnce = 4;
+const busyRetryMs = 5_000;
 
 /**
  * What is remembered, asked of its owner: no memories are kept here. A session in a question only narrows or weighs what
@@ -26,6 +30,7 @@ const defaultLimit = 10;
  */
 export function memorySearchRoutes(server: HttpServer, options: MemorySearchOptions): void {
   const { asker, writes, maxStallMs, log } = options;
+  const exporting = new Map<string, number>();
 
   server.post(
     '/v1/memory/search',
@@ -66,7 +71,7 @@ export function memorySearchRoutes(server: HttpServer, options: MemorySearchOpti
         tags: ['memory'],
         summary: 'All memories of the tenant, as lines of JSON',
         description:
-          'One memory a line, by their ids, read page by page while it is sent. The last line is `{"end":true,"count":n}`: an export without it is not whole. When the memories do not answer half-way the connection is cut, it does not end. For large exports that may be fetched later see POST /v1/memory/exports.',
+          'One memory a line, by their ids, read page by page while it is sent. The last line is `{"end":true,"count":n}`: an export without it is not whole. When the memories do not answer half-way the connection is cut, it does not end. A tenant has 4 at once on a replica, then 429. For large exports that may be fetched later see POST /v1/memory/exports.',
         querystring: ExportQuery,
         response: {
           200: {
@@ -84,7 +89,20 @@ export function memorySearchRoutes(server: HttpServer, options: MemorySearchOpti
       };
       const ask = (after: string | undefined, limit: number, signal: AbortSignal) =>
         askPage(request, { ...question, ...(after === undefined ? {} : { after }), limit }, signal);
-      await exportMemories(reply, { ask, maxStallMs, log });
+      const { tenant } = callerOf(request);
+      const open = exporting.get(tenant) ?? 0;
+      if (open >= exportsAtOnce)
+        throw fault('TENANT_BUSY', `${exportsAtOnce} exports of memories are under way`, {
+          retryAfterMs: busyRetryMs,
+        });
+      exporting.set(tenant, open + 1);
+      try {
+        await exportMemories(reply, { ask, maxStallMs, log });
+      } finally {
+        const left = (exporting.get(tenant) ?? 1) - 1;
+        if (left > 0) exporting.set(tenant, left);
+        else exporting.delete(tenant);
+      }
     },
   );
 

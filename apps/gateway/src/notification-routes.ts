@@ -19,14 +19,13 @@ const tags = ['notifications'];
 const defaultPage = 50;
 /** Of one request: the rows are locked and written in its transaction. */
 const clearLimit = 1_000;
+const cursorForm = /^[0-9]{1,18}$/;
 
 const NotificationParams = Type.Object({ id: Type.String({ description: 'Notification id' }) });
 const PageQuery = Type.Object(
   {
     unread: Type.Optional(Type.Boolean({ description: 'Only those that nobody has read' })),
-    before: Type.Optional(
-      Type.String({ pattern: '^[0-9]{1,18}$', description: '`next_before` of the page before' }),
-    ),
+    before: Type.Optional(Type.String({ description: '`next_before` of the page before' })),
     limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 200, description: 'Entries of a page' })),
   },
   closed,
@@ -77,6 +76,7 @@ export function notificationRoutes(server: HttpServer, options: NotificationRout
     },
     async (request) => {
       const { unread = false, before, limit = defaultPage } = request.query;
+      if (before !== undefined && !cursorForm.test(before)) throw badBefore();
       const rows = await listNotifications(database, callerOf(request).tenant, { unread, before, limit });
       const last = rows.at(-1);
       return {
@@ -164,6 +164,13 @@ function shownOf(row: NotificationRow) {
 function idOf(text: string): string {
   if (!isId(text)) throw noNotification();
   return text;
+}
+
+function badBefore(): Error {
+  const message = 'is no next_before of a page';
+  return fault('MALFORMED_REQUEST', `before ${message}`, {
+    errors: [{ path: 'querystring/before', message }],
+  });
 }
 
 function noNotification(): Error {

@@ -1,3 +1,4 @@
+import { streamStart } from '@signalbox/api/stream-id';
 import { newId } from '@signalbox/contracts/ids';
 import { type Database, openDatabase } from '@signalbox/postgres/database';
 import { openRedis, type Redis } from '@signalbox/redis/redis';
@@ -5,7 +6,8 @@ import { silentLog as log, silentMetrics as metrics } from '@signalbox/telemetry
 import { createTestDatabase, type TestDatabase } from '@signalbox/testkit/database';
 import { testInfra } from '@signalbox/testkit/infra';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { hasSession } from './session-store.ts';
+import { findPlaces } from './event-store.ts';
+import { hasSession, pageEvents } from './session-store.ts';
 import { streamKeys } from './stream-keys.ts';
 import { upkeepTasks } from './upkeep-tasks.ts';
 
@@ -159,6 +161,11 @@ describe('sessions that nobody uses', () => {
     expect(await run('sessions')).toMatchObject({ done: 0, more: false, detail: { taken_out_of_sight: 2 } });
     expect(await known(first)).toBe(false);
     expect(await known(idle[1] ?? '', 'globex')).toBe(false);
+    expect(await findPlaces(database, [{ tenant: 'acme', sessionId: first, wantStart: true }])).toEqual([
+      'missing',
+    ]);
+    const page = await pageEvents(database, { tenant: 'acme', sessionId: first }, streamStart, 10);
+    expect(page).toBeUndefined();
     expect(await count('messages')).toBe(5);
     expect(await run('sessions')).toMatchObject({ done: 2, more: false, detail: { rows: 8 } });
     expect([await count('messages'), await count('session_events')]).toEqual([3, 9]);

@@ -215,7 +215,7 @@ describe('an export', () => {
     expect(asked).toHaveLength(50);
     const after = (await gateway.metric('memory_usage_bytes')) ?? 0;
     expect((after - before) / 1_048_576).toBeLessThan(100);
-  }, 40_000);
+  }, 60_000);
 
   it('asks for what it was told to, and says when that is nothing', async () => {
     const sessionId = newId();
@@ -264,6 +264,19 @@ describe('an export', () => {
     ).rejects.toThrow();
     expect(text).not.toContain('"end"');
     await gateway.log('memory.export_cut', ({ memories: sent }) => sent === 400);
+  });
+
+  it('is one of four of its tenant at once', async () => {
+    memories = Array.from({ length: 8_000 }, (_, i) => memory(i + 1, 'x'.repeat(4_000)));
+    const gone = new AbortController();
+    const four = await Promise.all(Array.from({ length: 4 }, () => open('', gone.signal)));
+    expect(four.map(({ status }) => status)).toEqual([200, 200, 200, 200]);
+    const fifth = await open();
+    expect(fifth.status).toBe(429);
+    expect(Number(fifth.headers.get('retry-after'))).toBeGreaterThan(0);
+    gone.abort();
+    memories = [];
+    await waitFor(open, ({ status }) => status === 200, { label: 'a place' });
   });
 
   it('survives an answer that is lost', async () => {

@@ -64,6 +64,18 @@ const send = (method: 'POST' | 'DELETE', url: string, key?: string, payload?: ob
   });
 const made = (n: number): Settled => ({ answer: { status: 201, body: { n } }, replayed: false });
 
+it('a POST that only reads is declared as that: it takes no key and is answered as it is', async () => {
+  await withRoutes((api) => {
+    const read = writes.declareRead({});
+    api.post('/v1/search', read, async () => ({ found: [] }));
+  });
+  for (const key of [undefined, 'k', 'not a key']) {
+    const reply = await send('POST', '/v1/search', key, {});
+    expect(reply.statusCode).toBe(200);
+    expect(reply.headers['idempotency-replayed']).toBeUndefined();
+  }
+});
+
 it.each(['POST', 'PUT', 'PATCH', 'DELETE'] as const)(
   'a %s route that does not declare its key fails the start',
   async (method) => {
