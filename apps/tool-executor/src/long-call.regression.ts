@@ -16,7 +16,10 @@ beforeAll(async () => {
 afterAll(() => harness.close());
 
 const assignments = (services: readonly SpawnedService[]) =>
-  services.map(({ logs }) => logs.filter(({ event }) => event === 'consumer.assigned').length);
+  services.map(
+    ({ logs }) =>
+      logs.filter(({ event, topic }) => event === 'consumer.assigned' && topic === 'tool.requests').length,
+  );
 
 test('a tool call six times as long as the session timeout causes no rebalance and delays no other session', async () => {
   const env = { TOOL_EXECUTOR_TIMEOUT_MS: '60000', KAFKA_SESSION_TIMEOUT_MS: String(sessionTimeoutMs) };

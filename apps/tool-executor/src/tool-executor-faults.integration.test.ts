@@ -98,7 +98,7 @@ test('after a crash an idempotent call runs again under its key, any other is to
   expect(await harness.outcome(cancelled)).toMatchObject({ outcome: 'cancelled' });
   // B reads the requests again that A had not committed, and answers them from the stored outcomes.
   await waitFor(
-    () => second.logs.some(({ event }) => event === 'consumer.assigned'),
+    () => second.logs.some(({ event, topic }) => event === 'consumer.assigned' && topic === 'tool.requests'),
     (assigned) => assigned,
   );
   for (const callId of [once, again, cancelled]) {
