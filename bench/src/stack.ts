@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, openSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -11,6 +11,7 @@ import { bounded } from './conversation.ts';
 
 const root = join(import.meta.dirname, '..', '..');
 const seededTenant = 'acme';
+const everyService = readdirSync(join(root, 'apps')).filter((name) => name !== 'cli');
 
 /** The key that the seed gives the tenant, as the embedded stack prints it in its banner. */
 function seededKey(banner: string): string {
@@ -73,10 +74,8 @@ export async function startStack(options: {
     'dev/src/start.ts',
     [
       ...['--data-dir', folder],
-      ...['gateway', 'conversation-worker', 'tool-executor', 'outbox-sync'].flatMap((name) => [
-        '--without',
-        name,
-      ]),
+      // Parts alone: the services of a cell are started beside them, and no other takes records or time.
+      ...everyService.flatMap((name) => ['--without', name]),
       ...['kafka', 'postgres', 'redis', 'zipkin', 'otlp', 'model'].flatMap((name) => [`--port-${name}`, '0']),
     ],
     { ENVIRONMENT: 'dev' },
