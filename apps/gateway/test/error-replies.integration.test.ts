@@ -160,6 +160,18 @@ it('answers 503 with Retry-After while too many rows wait for the broker', async
   expect(refused).toMatchObject({ status: 503, body: { error_code: 'OUTBOX_FULL' } });
   expect(Number(refused?.headers.get('retry-after'))).toBeGreaterThan(0);
   expect(answers.filter((status) => status === 202).length).toBeGreaterThan(1);
+  const session = (await post(gateway, fixture.keys.globex, message)).body.session_id;
+  const others: [string, string, object?][] = [
+    ['POST', '/v1/session/action', { session_id: session, action: 'cancel' }],
+    ['POST', '/v1/memory', { text: 'hello' }],
+    ['DELETE', `/v1/memory/${newId()}`],
+    ['POST', '/v1/memory/exports', {}],
+    ['POST', `/v1/sessions/${session}/export`],
+  ];
+  for (const [method, other, body] of others) {
+    const answer = await call(full, other, { key: fixture.keys.globex, method, ...(body && { body }) });
+    expect.soft(answer, other).toMatchObject({ status: 503, body: { error_code: 'OUTBOX_FULL' } });
+  }
   // Nothing of the refusal is kept: elsewhere the same key is as new.
   const before = await stored();
   const elsewhere = await post(gateway, fixture.keys.globex, message, { 'idempotency-key': key });
