@@ -1,7 +1,7 @@
 import { isFault } from '@signalbox/faults/fault';
 import type { BoundedFetch } from '@signalbox/http-client/bounded-fetch';
 import { silentLog, silentMetrics } from '@signalbox/telemetry/silent';
-import { afterEach, expect, test } from 'vitest';
+import { afterEach, expect, test, vi } from 'vitest';
 import { type MemoryBackend, memoryBackend, type Remembering, retryAfterIn } from './memory-backend.ts';
 
 let backend: MemoryBackend | undefined;
@@ -19,7 +19,7 @@ function answering(answer: (path: string, body: { memories?: { memory_id: string
     connections: () => 0,
     close: () => undefined,
   };
-  const options = { baseUrl: 'http://backend/', apiKey: undefined, timeoutMs: 500, http };
+  const options = { baseUrl: 'http://backend/', apiKey: undefined, timeoutMs: 500, resetTimeoutMs: 20, http };
   backend = memoryBackend({ ...options, log: silentLog, metrics: silentMetrics });
   return { backend, paths };
 }
@@ -74,6 +74,27 @@ test.each([
   const [failure] = await backend.remember('acme', [remembering('a')]);
   expect(failure?.code).toBe(code);
   expect(failure?.retryAfterMs).toBe(code === 'MEMORY_BACKEND_UNAVAILABLE' ? 3_000 : undefined);
+});
+
+test('while it is not known whether the backend is back, one memory goes ahead of the others', async () => {
+  let down = true;
+  const { backend, paths } = answering(() => new Response(null, { status: down ? 503 : 200 }));
+  for (let calls = 0; calls < 5; calls += 1) await backend.remember('acme', [remembering('a')]);
+  expect(backend.state).toBe('open');
+  const asked = paths.length;
+  expect(codes(await backend.remember('acme', ['a', 'b', 'c'].map(remembering)))).toEqual(
+    Array(3).fill('BREAKER_OPEN'),
+  );
+  expect(paths.length).toBe(asked);
+  await vi.waitFor(() => expect(backend.state).toBe('half-open'), { interval: 2 });
+  expect(codes(await backend.remember('acme', ['a', 'b', 'c'].map(remembering)))).toEqual([
+    ...['MEMORY_BACKEND_UNAVAILABLE', 'BREAKER_OPEN', 'BREAKER_OPEN'],
+  ]);
+  down = false;
+  await vi.waitFor(() => expect(backend.state).toBe('half-open'), { interval: 2 });
+  const back = await backend.remember('acme', ['a', 'b', 'c'].map(remembering));
+  expect(back[0]).toBeUndefined();
+  expect(paths.slice(-2)).toEqual(['/memory/remember', '/memory/remember/batch']);
 });
 
 test('what the backend does not know is forgotten there', async () => {

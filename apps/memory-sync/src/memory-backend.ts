@@ -32,6 +32,8 @@ export interface MemoryBackendOptions {
   readonly baseUrl: string;
   readonly apiKey: string | undefined;
   readonly timeoutMs: number;
+  /** How long an open breaker stays so; 5 s. */
+  readonly resetTimeoutMs?: number;
   readonly http: BoundedFetch;
   readonly log: Logger;
   readonly metrics: Metrics;
@@ -46,7 +48,7 @@ interface Answer {
 /** 408, 425 and 429 say "not now"; any other 4xx says that the same request will never do. */
 const notNow: ReadonlySet<number> = new Set([408, 425, 429]);
 /** Half of the calls of 10 s, five at least: a request may hold many memories, so there are few of them. */
-const breakerRules = { errorThresholdPercentage: 50, resetTimeoutMs: 5_000, volumeThreshold: 5 };
+const breakerRules = { errorThresholdPercentage: 50, volumeThreshold: 5 };
 const largestAnswer = 1 << 20;
 
 export function memoryBackend(options: MemoryBackendOptions): MemoryBackend {
@@ -64,6 +66,7 @@ export function memoryBackend(options: MemoryBackendOptions): MemoryBackend {
     name: 'memory-backend',
     timeoutMs,
     ...breakerRules,
+    resetTimeoutMs: options.resetTimeoutMs ?? 5_000,
     counts: (error) => isFault(error, 'MEMORY_BACKEND_UNAVAILABLE') || isFault(error, 'TIMEOUT'),
     metrics,
     log,
@@ -128,6 +131,12 @@ export function memoryBackend(options: MemoryBackendOptions): MemoryBackend {
       const [only] = memories;
       if (only === undefined) return [];
       if (memories.length === 1) return [await failureIn(one(tenant, only))];
+      if (breaker.state !== 'closed') {
+        // The call that shows whether it is back costs one memory a try, not all that wait.
+        const [failure] = await this.remember(tenant, [only]);
+        const rest = memories.slice(1);
+        return [failure, ...(failure === undefined ? await this.remember(tenant, rest) : rest.map(notAsked))];
+      }
       try {
         const key = createHash('sha256');
         for (const { idempotencyKey } of memories) key.update(idempotencyKey);
@@ -163,6 +172,10 @@ export function memoryBackend(options: MemoryBackendOptions): MemoryBackend {
     },
     close: () => breaker.close(),
   };
+}
+
+function notAsked(): Fault {
+  return fault('BREAKER_OPEN', 'the memory backend was asked about another one first');
 }
 
 function bodyOf(version: number, idempotencyKey: string, item: MemoryItem): object {

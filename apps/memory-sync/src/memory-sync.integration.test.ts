@@ -1,4 +1,7 @@
 import { newId } from '@signalbox/contracts/ids';
+import { openAsker } from '@signalbox/messaging/asker';
+import { askUpkeep } from '@signalbox/messaging/upkeep';
+import { silentLog, silentMetrics } from '@signalbox/telemetry/silent';
 import { type SpawnedService, spawnService } from '@signalbox/testkit/service';
 import { waitFor } from '@signalbox/testkit/wait';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -171,5 +174,35 @@ describe('without a memory backend, on two replicas', () => {
       'select topic from messaging.dead_letters',
     );
     expect(letters).toEqual([{ topic: 'memory.writes' }]);
+  });
+
+  test('upkeep is done when job-worker asks for it', async () => {
+    const first = memory('kept for a while');
+    await harness.write([first, memory('and replaced', { memory_id: first.memory_id })]);
+    await harness.inWal(first.memory_id, [1, 2]);
+    await harness.database.query(
+      "update memory_sync.memories set superseded_at = superseded_at - interval '9 days' where memory_id = $1",
+      [first.memory_id],
+    );
+    const asker = openAsker({
+      ...{ messaging: harness.messaging, service: 'test', log: silentLog, metrics: silentMetrics },
+      ...{ requests: 'jobs.commands', results: 'jobs.results' },
+    });
+    await waitFor(
+      () => asker.ready(),
+      (ready) => ready,
+    );
+    for (const [task, done] of [
+      ['superseded', 1],
+      ['work_rows', 0],
+      ['stale_lanes', 0],
+    ] as const) {
+      expect(
+        await askUpkeep(asker, { owner: 'memory-sync', task, limit: 10, deadlineMs: 5_000 }),
+      ).toMatchObject({
+        ...{ task, done, more: false },
+      });
+    }
+    expect(await harness.states(first.memory_id)).toMatchObject([{ version: 2 }]);
   });
 });

@@ -239,21 +239,6 @@ describe('when it or a replica is not there', () => {
     for (const item of items) expect(await harness.inWal(item.memory_id, [1])).toEqual([1]);
     await oneEffectEach();
   });
-
-  test('what waited for a backend that is configured no more goes to memory.wal as it is', async () => {
-    await backend.faults({ status: 503 });
-    const item = memory('left behind');
-    {
-      await using _ = await start();
-      await harness.write([item]);
-      await waitFor(
-        () => harness.states(item.memory_id),
-        (rows) => rows[0]?.state === 'waiting',
-      );
-    }
-    await using _ = await harness.start();
-    expect(await harness.inWal(item.memory_id, [1], tenant, 20_000)).toEqual([1]);
-  });
 });
 
 /** As `signalbox memory requeue` does. */

@@ -107,7 +107,7 @@ export function pushMemories(parts: PushParts): Required<Pick<WorkerOptions, 'ru
       pushed.add(1, { outcome: 'failed' });
       log.error('memory.push_failed', {
         memoryId: push.memoryId,
-        version: push.version,
+        memoryVersion: push.version,
         attempt: item.attempt,
         error,
       });
