@@ -12,7 +12,7 @@ import {
   submit,
 } from './delegation-fixture.ts';
 
-/** Deaths between two steps, and cuts, that outages.integration.test.ts has no time for. */
+/** Deaths between two steps, and cuts, with outbox-sync beside. */
 
 let fixture: DelegationFixture;
 let relay: SpawnedService;
@@ -63,9 +63,12 @@ it('a replica that dies between its commits leaves every update to the next one,
   await other.stop();
 }, 60_000);
 
-it.each(['outbox.published', 'outbox.committed'])(
-  'a replica that dies at %s has kept what it was about to answer, once',
-  async (point) => {
+it.each([
+  ['behind its commit', 'outbox.committed'],
+  ['behind its send', 'outbox.published'],
+])(
+  'a replica that dies %s has kept what it was about to answer, once',
+  async (_, point) => {
     const dying = await fixture.start({ FAIL_POINT: point });
     const task = { ...handlerTask, task_id: newId() };
     const key = newId();

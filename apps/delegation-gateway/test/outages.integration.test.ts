@@ -12,7 +12,7 @@ import {
   submit,
 } from './delegation-fixture.ts';
 
-/** Parts that go away and processes that die between two steps. What they leave is sent by outbox-sync. */
+/** Parts that go away. Processes that die between two steps are in crashes.regression.ts. */
 
 let fixture: DelegationFixture;
 let relay: SpawnedService;
@@ -34,28 +34,6 @@ afterAll(async () => {
   await fixture?.close();
   await kafka?.close();
 });
-
-it('a replica that dies behind its commit has kept what it was about to answer, once', async () => {
-  const point = 'outbox.committed';
-  // A group of its own: the others need not wait until the dead member is given up.
-  const dying = await fixture.start({ FAIL_POINT: point, KAFKA_GROUP_ID: `${fixture.topics.prefix}dying.` });
-  const task = { ...handlerTask, task_id: newId() };
-  const key = newId();
-  await submit(dying, acme, task, { 'idempotency-key': key }).catch(() => undefined);
-  expect(await dying.exited).toMatchObject({ signal: 'SIGKILL' });
-  const [record] = await fixture.records('acme', task.task_id, 1);
-  expect(record).toMatchObject({ type: 'task.submitted', value: { task_id: task.task_id } });
-  // The client repeats what it has no answer to, with its key or without.
-  const other = await fixture.start();
-  for (const headers of [{ 'idempotency-key': key }, undefined]) {
-    const again = await submit(other, acme, task, headers);
-    expect([again.status, again.headers.get('idempotency-replayed')]).toEqual([202, 'true']);
-    expect(again.body).toEqual({ task_id: task.task_id, status: 'queued' });
-  }
-  const eventIds = (await fixture.records('acme', task.task_id, 1)).map(({ eventId }) => eventId);
-  expect(new Set(eventIds).size).toBe(1);
-  await other.stop();
-}, 60_000);
 
 it('goes on taking tasks, cancels and reads while Kafka is away, and sends them later in order', async () => {
   const service = await fixture.start({
