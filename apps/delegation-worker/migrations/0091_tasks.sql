@@ -114,7 +114,8 @@ begin
     retries := v_claim.retries;
     enqueued_at := v_claim.enqueued_at;
     traceparent := v_claim.traceparent;
-    if not claimed then
+    -- Also where it was claimed: it may wait for a slot again when what it waits for has come. 5 is what lanes have.
+    if v_task.priority <> 5 then
       perform delegation_worker.work_prioritize(
         array[v_task.tenant], array[v_task.task_id::text], array[v_task.priority]);
     end if;

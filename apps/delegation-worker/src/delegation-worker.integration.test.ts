@@ -6,14 +6,32 @@ import { type Harness, lines, noteFile, startHarness } from '../test/delegation-
 
 let harness: Harness;
 let service: SpawnedService;
+/** Submitted before the service was there: one that was cancelled at once, one that came twice. */
+let early: { cancelled: string; twice: string };
 
 beforeAll(async () => {
   harness = await startHarness();
+  const cancelled = await harness.submit({ handler: 'slow' });
+  await harness.cancel(cancelled);
+  await harness.input(cancelled, { text: 'too late' });
+  const twice = await harness.submit({ input: { a: 2 } });
+  await harness.submit({ task_id: twice });
+  early = { cancelled, twice };
   service = await harness.start({ DELEGATION_MAX_RETRIES: '2' });
 });
 afterAll(async () => {
   await service?.[Symbol.asyncDispose]();
   await harness?.close();
+});
+
+test('what lay in the topic is taken in its order: a cancel behind its submission, a repeat as one', async () => {
+  await harness.reaches(early.cancelled, 'cancelled');
+  await harness.reaches(early.twice, 'completed');
+  // It may have begun before it was told of its end.
+  expect([...new Set(harness.statuses(early.cancelled))]).toEqual(['running', 'cancelled']);
+  const told = harness.updates(early.twice).map(({ seq, status }) => `${seq} ${status}`);
+  expect([...new Set(told)]).toEqual(['1 running', '2 completed']);
+  expect(told).toHaveLength(3);
 });
 
 describe('a handler', () => {
@@ -136,7 +154,8 @@ describe('input', () => {
   test('is asked for, waited for without a slot, taken once for its id, and given to the handler', async () => {
     const id = await harness.submit({ handler: 'catching' });
     expect(await harness.reaches(id, 'input_required')).toMatchObject({ progress: 'first?' });
-    expect((await service.metric('work_waiting', { queue: 'tasks' })) ?? 0).toBe(0);
+    const sql = 'SELECT state, attempt FROM delegation_worker.runs WHERE id = $1';
+    expect(await harness.database.query(sql, [id])).toEqual([{ state: 'parked', attempt: 1 }]);
     const inputId = newId();
     await harness.input(id, { text: 'one' }, inputId);
     await waitFor(
