@@ -229,11 +229,12 @@ $$;
 
 -- Results of what tasks wait for: [{tenant, task_id, kind, ref, input_id, outcome}, …]. Each counts once and only for a step that
 -- has no outcome, of a task that has not ended; the task then goes on, claimed in the same transaction while slots are free.
--- verdict: applied, repeat, late (kept beside the step), unknown (nobody waits for it). Rows without one are claims.
+-- verdict: applied (after so many seconds), repeat, late (kept beside the step), unknown (nobody waits for it). Rows without
+-- one are claims.
 create function delegation_worker.store_outcomes(
   p_outcomes jsonb, p_owner uuid, p_slots int, p_lease_ms int, p_formats int[])
-  returns table (verdict text, claimed boolean, tenant text, key text, fence bigint, id uuid, format smallint,
-                 payload jsonb, attempt int, retries int, enqueued_at timestamptz, traceparent text)
+  returns table (verdict text, waited_seconds double precision, claimed boolean, tenant text, key text, fence bigint,
+                 id uuid, format smallint, payload jsonb, attempt int, retries int, enqueued_at timestamptz, traceparent text)
   language plpgsql security definer set search_path = pg_catalog, pg_temp
   set plan_cache_mode = force_generic_plan
 as $$
@@ -257,6 +258,7 @@ begin
     tenant := v_outcome.tenant;
     id := v_outcome.task_id;
     verdict := 'unknown';
+    waited_seconds := null;
     if v_outcome.kind = 'input' then
       insert into delegation_worker.inputs as i (tenant, task_id, input_id)
       select t.tenant, t.task_id, v_outcome.input_id from delegation_worker.tasks t
@@ -268,7 +270,7 @@ begin
         continue;
       end if;
     end if;
-    select s.name, s.outcome into v_step from delegation_worker.steps s
+    select s.name, s.outcome, s.started_at into v_step from delegation_worker.steps s
     where s.tenant = v_outcome.tenant and s.task_id = v_outcome.task_id and s.kind = v_outcome.kind
       and (s.ref = v_outcome.ref or (v_outcome.kind = 'input' and s.outcome is null))
     order by s.started_at limit 1;
@@ -280,6 +282,7 @@ begin
           where t.tenant = v_outcome.tenant and t.task_id = v_outcome.task_id and t.ended_at is null);
       if found then
         verdict := 'applied';
+        waited_seconds := extract(epoch from clock_timestamp() - v_step.started_at);
         v_tenants := v_tenants || v_outcome.tenant;
         v_keys := v_keys || v_outcome.task_id::text;
         v_ids := v_ids || v_outcome.task_id;
@@ -293,7 +296,7 @@ begin
     end if;
     return next;
   end loop;
-  return query select null::text, r.* from delegation_worker.work_resume_and_claim(
+  return query select null::text, null::double precision, r.* from delegation_worker.work_resume_and_claim(
     v_tenants, v_keys, v_ids, p_owner, p_slots, p_lease_ms, p_formats) r where r.claimed;
 end $$;
 

@@ -72,6 +72,7 @@ test('a task of a persona is a turn of a session of its own, and its answer is t
   }
   const span = await collector.find(({ name, traceId: of }) => name === 'task helper' && of === traceId);
   expect(span.attributes).toMatchObject({ 'task.id': id });
+  expect(await service.metric('delegation_wait_seconds_count', { kind: 'turn' })).toBe(1);
 });
 
 test('the end of a turn counts once: what comes again or later changes nothing and is kept apart', async () => {

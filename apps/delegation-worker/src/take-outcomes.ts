@@ -47,8 +47,8 @@ export async function takeOutcomes(
   });
   const kinds = new Map(outcomes.map(({ tenant, taskId, kind }) => [`${tenant} ${taskId}`, kind]));
   tx.afterCommit(() => {
-    for (const { tenant, taskId, verdict } of verdicts) {
-      metrics.result(kinds.get(`${tenant} ${taskId}`) ?? 'task', verdict);
+    for (const { tenant, taskId, verdict, waitedSeconds } of verdicts) {
+      metrics.result(kinds.get(`${tenant} ${taskId}`) ?? 'task', verdict, waitedSeconds);
       if (verdict !== 'applied') log.info('task.result_not_applied', { tenantId: tenant, taskId, verdict });
     }
   });

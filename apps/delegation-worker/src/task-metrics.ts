@@ -4,8 +4,8 @@ import type { Verdict, WaitOutcome } from './task-store.ts';
 
 export interface TaskMetrics {
   ended(target: 'persona' | 'handler', status: EndedState['status'], ms: number): void;
-  /** A result of what a task waits for has come. */
-  result(kind: WaitOutcome['kind'], verdict: Verdict): void;
+  /** A result of what a task waits for has come, so many seconds after it began to wait. */
+  result(kind: WaitOutcome['kind'], verdict: Verdict, waitedSeconds: number | undefined): void;
   webhook(outcome: 'delivered' | 'failed' | 'not_taken', seconds: number): void;
 }
 
@@ -22,6 +22,10 @@ export function taskMetrics(metrics: Metrics): TaskMetrics {
     help: 'Ends of turns and child tasks, and inputs, that tasks wait for: applied, a repeat, late, or for nobody.',
     labels: ['kind', 'verdict'],
   });
+  const waits = metrics.histogram('delegation_wait_seconds', {
+    help: 'Time that a task waited for the end of a turn, of a child task, or for input.',
+    labels: ['kind'],
+  });
   const calls = metrics.counter('webhook_calls_total', {
     help: 'Calls of webhooks: delivered, not taken (tried again), or failed for good.',
     labels: ['outcome'],
@@ -32,7 +36,10 @@ export function taskMetrics(metrics: Metrics): TaskMetrics {
       ended.add(1, { target, status });
       seconds.record(ms / 1_000, { target });
     },
-    result: (kind, verdict) => results.add(1, { kind, verdict }),
+    result(kind, verdict, waitedSeconds) {
+      results.add(1, { kind, verdict });
+      if (waitedSeconds !== undefined) waits.record(waitedSeconds, { kind });
+    },
     webhook(outcome, took) {
       calls.add(1, { outcome });
       callSeconds.record(took);

@@ -63,6 +63,14 @@ export interface WaitOutcome {
 
 export type Verdict = 'applied' | 'repeat' | 'late' | 'unknown';
 
+export interface StoredOutcome {
+  readonly tenant: string;
+  readonly taskId: string;
+  readonly verdict: Verdict;
+  /** Of an applied one: since its task began to wait. */
+  readonly waitedSeconds: number | undefined;
+}
+
 export interface FoundTask {
   readonly tenant: string;
   readonly taskId: string;
@@ -237,7 +245,7 @@ export function taskStore(database: Queryable, outbox: Pick<Outbox, 'writer' | '
       outcomes: readonly WaitOutcome[],
       slots: number,
       terms: ClaimTerms,
-    ): Promise<{ verdicts: { tenant: string; taskId: string; verdict: Verdict }[]; claims: Claim[] }> {
+    ): Promise<{ verdicts: StoredOutcome[]; claims: Claim[] }> {
       const json = outcomes.map(({ tenant, taskId, kind, ref, inputId, outcome }) => ({
         tenant,
         task_id: taskId,
@@ -246,16 +254,13 @@ export function taskStore(database: Queryable, outbox: Pick<Outbox, 'writer' | '
         input_id: inputId,
         outcome,
       }));
-      const rows = await tx.query<ClaimColumns & { verdict: Verdict | null }>(statements.storeOutcomes, [
-        JSON.stringify(json),
-        terms.owner,
-        slots,
-        terms.leaseMs,
-        terms.formats,
-      ]);
+      const rows = await tx.query<ClaimColumns & { verdict: Verdict | null; waited_seconds: number | null }>(
+        statements.storeOutcomes,
+        [JSON.stringify(json), terms.owner, slots, terms.leaseMs, terms.formats],
+      );
       return {
-        verdicts: rows.flatMap(({ tenant, id, verdict }) =>
-          verdict === null ? [] : [{ tenant, taskId: id, verdict }],
+        verdicts: rows.flatMap(({ tenant, id, verdict, waited_seconds: waited }) =>
+          verdict === null ? [] : [{ tenant, taskId: id, verdict, waitedSeconds: waited ?? undefined }],
         ),
         claims: rows.filter(({ verdict, claimed }) => verdict === null && claimed).map(toClaim),
       };

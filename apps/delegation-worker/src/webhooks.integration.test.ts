@@ -159,3 +159,13 @@ test('a task that is cancelled before it ran, or expires, is told of too', async
   const calls = await receiver.received(id, 2);
   expect(calls.map(({ body }) => body.data.status)).toEqual(['input_required', 'expired']);
 });
+
+test('a host that is down is left alone for a while, and other hosts are called meanwhile', async () => {
+  const down = 'http://127.0.0.1:1/hook';
+  await Promise.all(Array.from({ length: 8 }, () => submit({ callback_url: down })));
+  await service.log('breaker.opened', ({ breaker, host }) => breaker === 'webhook' && host === '127.0.0.1:1');
+  await service.log('work.retried', ({ error_code }) => error_code === 'BREAKER_OPEN', 20_000);
+  expect(await service.metric('circuit_breaker_state', { name: 'webhook' })).toBeGreaterThan(0);
+  const id = await submit();
+  await receiver.received(id);
+});
