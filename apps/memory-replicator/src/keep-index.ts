@@ -3,14 +3,18 @@ import type { Queryable } from '@signalbox/postgres/database';
 import type { Logger } from '@signalbox/telemetry/telemetry';
 
 export interface IndexKeeper {
-  /** Something was taken in: do not wait for the next look. */
-  wake(): void;
+  /** So many memories were taken in: do not wait for the next look. */
+  wake(taken: number): void;
   /** Until the signal aborts. Never rejects. */
   run(signal: AbortSignal): Promise<void>;
 }
 
 /** Memories a transaction: about a quarter of a second of one core, so that the others of the database have their turn. */
 const pieceMemories = 1_000;
+/** An intake of so many at once is working off a backlog: the database is for it, but for a piece each second. */
+const floodMemories = 500;
+const floodMs = 100;
+const pieceAtLeastEveryMs = 1_000;
 /** Another replica's intake does not wake this one. */
 const lookEveryMs = 500;
 const maxPauseMs = 5_000;
@@ -22,6 +26,16 @@ const maxPauseMs = 5_000;
 export function indexKeeper(database: Queryable, log: Logger): IndexKeeper {
   let due = Promise.withResolvers<void>();
   let failures = 0;
+  let floodedAt = Number.NEGATIVE_INFINITY;
+  let pieceAt = Number.NEGATIVE_INFINITY;
+
+  async function letFloodPass(signal: AbortSignal): Promise<void> {
+    const flooded = () => performance.now() - floodedAt < floodMs;
+    while (flooded() && performance.now() - pieceAt < pieceAtLeastEveryMs && !signal.aborted) {
+      await pause(floodMs / 2, signal);
+    }
+    pieceAt = performance.now();
+  }
 
   /** How many memories it has indexed; undefined while another process does. */
   async function piece(): Promise<number | undefined> {
@@ -47,10 +61,14 @@ export function indexKeeper(database: Queryable, log: Logger): IndexKeeper {
   }
 
   return {
-    wake: () => due.resolve(),
+    wake(taken) {
+      if (taken >= floodMemories) floodedAt = performance.now();
+      due.resolve();
+    },
     async run(signal) {
       while (!signal.aborted) {
         due = Promise.withResolvers<void>();
+        await letFloodPass(signal);
         try {
           const indexed = await piece();
           failures = 0;

@@ -58,7 +58,7 @@ await runMain(async (lifecycle) => {
     topic: 'memory.wal',
     group: serviceName,
     maxBatch: 2_000,
-    handler: takeWal(store, () => index.wake()),
+    handler: takeWal(store, index.wake),
   });
   metrics.gauge(
     'memory_wal_lag_seconds',

@@ -7,10 +7,13 @@ import type { ReplicaStore } from './replica-store.ts';
  * version are the inbox: what comes again, or late, changes nothing. Partitions go beside each other, for no memory is in
  * two of them.
  */
-export function takeWal(store: Pick<ReplicaStore, 'take'>, onTaken: () => void): AppendHandler {
+export function takeWal(
+  store: Pick<ReplicaStore, 'take'>,
+  onTaken: (changed: number) => void,
+): AppendHandler {
   return async (records) => {
     const changed = await store.take(records);
     failPoint('intake.committed');
-    if (changed > 0) onTaken();
+    if (changed > 0) onTaken(changed);
   };
 }
