@@ -9,9 +9,11 @@ import { type Database, openDatabase } from '@signalbox/postgres/database';
 import { silentLog, silentMetrics } from '@signalbox/telemetry/silent';
 import { createTestDatabase, type TestDatabase } from '@signalbox/testkit/database';
 import { waitFor } from '@signalbox/testkit/wait';
+import { workQueue } from '@signalbox/work/queue';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { memory } from '../test/sync-harness.ts';
 import { type Change, type MemoryStore, memoryStore } from './memory-store.ts';
+import { pushRow } from './push-row.ts';
 import { walMessage } from './wal-messages.ts';
 
 let own: TestDatabase;
@@ -121,6 +123,46 @@ test('a batch is judged in its order', async () => {
   const contents = await store.contents(pushes);
   expect(contents.map((content) => content?.item()?.text)).toEqual(['b', 'c', undefined, undefined]);
   expect(contents.map((content) => content !== undefined)).toEqual([true, true, true, false]);
+});
+
+test('a push that ends behind a later version ends its work and tells nothing: while replicas with and without a backend run side by side', async () => {
+  const first = change('pushed late');
+  const queue = workQueue(database, 'memory_sync');
+  const owner = newId();
+  const claims = await database.transaction(async (tx) => {
+    const [stored] = await store.store(tx, [first], true);
+    const row = pushRow({
+      ...{ tenant: 'acme', memoryId: first.memoryId, version: 1, pushId: stored?.pushId },
+      ...{ traceparent: undefined, requestId: undefined },
+    });
+    return (await queue.enqueueAndClaim(tx, [row], 1, { owner, leaseMs: 10_000, formats: [1] })).claims;
+  });
+  const [claim] = claims;
+  if (claim === undefined) throw new Error('nothing was claimed');
+  const next = change('stored at once', { memoryId: first.memoryId, isFirst: false });
+  expect(await database.transaction((tx) => store.store(tx, [next], false))).toMatchObject([{ version: 2 }]);
+
+  const lease = {
+    ...{ owner, fence: claim.fence, signal: new AbortController().signal },
+    ...{ holds: () => true, cancelled: () => undefined },
+  };
+  const record = walMessage({ tenant: 'acme', memoryId: first.memoryId, version: 1, item: first.item }, {});
+  await store.finish(claim.item, lease, 1, record);
+  const told = await own.query('select 1 from messaging.outbox where event_id = $1', [record.eventId]);
+  expect(told).toEqual([]);
+  expect(
+    await own.query(
+      `select m.version, m.state, p.state as push from memory_sync.memories m
+       left join memory_sync.pushes p on p.tenant = m.tenant and p.id = memory_sync.push_id(m.memory_id, m.version)
+       where m.memory_id = $1 order by 1`,
+      [first.memoryId],
+    ),
+  ).toEqual([
+    { version: 1, state: 'superseded', push: 'done' },
+    { version: 2, state: 'stored', push: null },
+  ]);
+  // Its lane is another's by now, or nobody's: the same end again changes nothing.
+  await expect(store.finish(claim.item, lease, 1, record)).rejects.toMatchObject({ code: 'LEASE_LOST' });
 });
 
 test('rows of superseded versions are forgotten in pieces, the last version stays', async () => {
