@@ -13,6 +13,7 @@ const answeredBoundMs = 60_000;
 const cuts: readonly [string, PartName][] = [
   ['gateway-1', 'kafka'],
   ['gateway-1', 'postgres'],
+  ['gateway-1', 'redis'],
   ['worker-1', 'kafka'],
   ['worker-1', 'postgres'],
   ['executor-1', 'kafka'],
