@@ -113,6 +113,12 @@ describe('a handler', () => {
     });
     const { result } = await harness.reaches(id, 'completed');
     expect(result).toEqual({ results: [{ first: 1 }, { second: 2, previous: { first: 1 } }] });
+    expect(harness.updates(id).map(({ status, progress }) => progress ?? status)).toEqual([
+      'running',
+      'task 1 of 2',
+      'task 2 of 2',
+      'completed',
+    ]);
     const children = harness
       .recordsOf('delegation.updates')
       .filter(({ value }) => JSON.stringify(value).includes(`"parent_task_id":"${id}"`));

@@ -81,7 +81,7 @@ export async function delegationWorker(lifecycle: Lifecycle, handlers: readonly 
       handlers: new Map(handlers.map((handler) => [handler.name, handler])),
       opened,
       fail: (item, lease, why) => queue.finish(database, item, lease, 'failed', why),
-      onEnded: () => webhooks.wake(),
+      onWebhooks: () => webhooks.wake(),
       maxDepth: settings.maxDepth,
       maxTaskMs: settings.maxTaskMs,
       log,
@@ -154,7 +154,7 @@ export async function delegationWorker(lifecycle: Lifecycle, handlers: readonly 
   const server = createServer({ settings, log, telemetry, board, lifecycle });
   await server.listen(); // health answers while the rest starts
   prepareValidators(['delegation.tasks', 'delegation.updates', 'turn.results']);
-  const taking = { worker, store, log, metrics: counts, onEnded: () => webhooks.wake() };
+  const taking = { worker, store, log, metrics: counts, onWebhooks: () => webhooks.wake() };
   const onCommitted = () => worker.wake();
   messaging.consume({
     topic: 'delegation.tasks',

@@ -13,7 +13,7 @@ export interface EndTaskParts {
   readonly worker: Pick<Worker, 'cancel' | 'queue'>;
   readonly store: TaskStore;
   /** Webhooks may have been entered. */
-  readonly onEnded: () => void;
+  readonly onWebhooks: () => void;
   readonly log: Logger;
   readonly metrics: TaskMetrics;
 }
@@ -29,7 +29,7 @@ export async function endTask(
   { tenant, taskId }: { readonly tenant: string; readonly taskId: string },
   asked: EndAsked,
 ): Promise<OutgoingMessage[]> {
-  const { worker, store, log, metrics, onEnded } = parts;
+  const { worker, store, log, metrics, onWebhooks } = parts;
   const [found] = await worker.cancel(tx, { tenant, key: taskId, ids: [taskId], cancel: asked });
   log.debug('task.end_asked', { taskId, why: asked.why, was: found?.was ?? 'nothing' });
   if (found?.was !== 'waiting') return [];
@@ -44,7 +44,7 @@ export async function endTask(
     const ms = Date.now() - Date.parse(payload.task.submitted_at);
     metrics.ended(kind, state.status, ms);
     log.info('task.ended', { taskId, target: name, status: state.status, attempt: task.attempt, ms });
-    onEnded();
+    onWebhooks();
   });
   return [{ ...updateMessage(tenant, payload, update), traceparent: task.traceparent }];
 }

@@ -20,7 +20,7 @@ export interface RunTaskParts {
   /** Ends an item that cannot even be told of. */
   readonly fail: (item: WorkItem, lease: Lease, why: string) => Promise<unknown>;
   /** Webhooks may have been entered. */
-  readonly onEnded: () => void;
+  readonly onWebhooks: () => void;
   readonly maxDepth: number;
   readonly maxTaskMs: number;
   readonly log: Logger;
@@ -81,7 +81,7 @@ export function taskWork(parts: RunTaskParts): Required<Pick<WorkerOptions, 'run
       ms,
       ...code,
     });
-    parts.onEnded();
+    parts.onWebhooks();
   }
 
   async function runItem(item: WorkItem, lease: Lease, payload: TaskPayload, span: Span): Promise<void> {
@@ -99,6 +99,8 @@ export function taskWork(parts: RunTaskParts): Required<Pick<WorkerOptions, 'run
       if ('persona_id' in task.target) await runPersona(run, task.target.persona_id);
       else await runHandler(run, task.target.handler);
     }
+    // Its webhook was entered when it was parked.
+    if (run.status === 'input_required') parts.onWebhooks();
     span.setAttribute('task.status', run.status);
   }
 

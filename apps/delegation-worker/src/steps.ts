@@ -22,10 +22,18 @@ export function stepsOf(run: TaskRun, end: StepsEnd): Steps {
   const { item, payload, lease } = run;
   const used = new Set<string>();
   let waits = 0;
+  /** Outcomes of earlier runs that this one has come past. */
+  let replayed = 0;
 
   function use(name: string): void {
     if (used.has(name)) throw fault('INTERNAL_ERROR', `two steps of a handler have the name ${name}`);
     used.add(name);
+  }
+
+  function outcomeOf(name: string): Values | undefined {
+    const known = run.step(name)?.outcome;
+    if (known !== undefined) replayed += 1;
+    return known;
   }
 
   async function park(write: () => Promise<void>): Promise<never> {
@@ -49,7 +57,7 @@ export function stepsOf(run: TaskRun, end: StepsEnd): Steps {
     async run(name, work) {
       use(name);
       if (run.over) return never();
-      const known = run.step(name)?.outcome;
+      const known = outcomeOf(name);
       if (known !== undefined) return known;
       lease.signal.throwIfAborted();
       const outcome = await withSpan(`step ${name}`, {}, () =>
@@ -71,7 +79,7 @@ export function stepsOf(run: TaskRun, end: StepsEnd): Steps {
       const name = `input ${++waits}`;
       use(name);
       if (run.over) return never();
-      const known = run.step(name)?.outcome;
+      const known = outcomeOf(name);
       if (known !== undefined) return known;
       return park(() => run.park({ name, kind: 'input' }, [], { status: 'input_required', prompt }));
     },
@@ -80,7 +88,7 @@ export function stepsOf(run: TaskRun, end: StepsEnd): Steps {
       const name = `task ${++waits}`;
       use(name);
       if (run.over) return never();
-      const known = run.step(name)?.outcome;
+      const known = outcomeOf(name);
       if (known !== undefined) return endedState(known);
       const id = childId(payload.task.task_id, name);
       const message = childMessage(item.tenant, payload, id, target, storable(input));
@@ -89,6 +97,8 @@ export function stepsOf(run: TaskRun, end: StepsEnd): Steps {
 
     async progress(text) {
       if (run.over) return never();
+      // It was told when the handler came here first.
+      if (replayed < run.knownOutcomes) return;
       await stored(() => run.tell({ status: 'running', progress: text }));
     },
   };

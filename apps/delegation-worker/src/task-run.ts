@@ -24,6 +24,8 @@ export class TaskRun {
   readonly #children: readonly string[];
   /** The attempt that was told last, when it began. */
   readonly toldAttempt: number;
+  /** Steps that had an outcome then. */
+  readonly knownOutcomes: number;
   #seq: number;
   #status: TaskStatus;
   /** The run is over here: parked or ended. */
@@ -37,6 +39,7 @@ export class TaskRun {
     this.#steps = new Map(opened.steps.map((step) => [step.name, step]));
     this.#children = opened.children;
     this.toldAttempt = opened.toldAttempt;
+    this.knownOutcomes = opened.steps.filter(({ outcome }) => outcome !== undefined).length;
     this.#seq = opened.seq;
     this.#status = opened.status;
   }

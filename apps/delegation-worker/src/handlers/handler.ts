@@ -29,7 +29,7 @@ export interface Steps {
   input(prompt: string): Promise<Values>;
   /** Submits a child task and waits for its end, whatever that is. */
   delegate(target: TaskTarget, input: Values): Promise<EndedState>;
-  /** Tells how far it has come, in words. Not stored as a step: told again when the handler runs again. */
+  /** Tells how far it has come, in words; not again while a later run goes through steps that have their outcome. */
   progress(text: string): Promise<void>;
   readonly signal: AbortSignal;
 }
