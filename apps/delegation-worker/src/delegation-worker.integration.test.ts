@@ -29,9 +29,12 @@ test('what lay in the topic is taken in its order: a cancel behind its submissio
   await harness.reaches(early.twice, 'completed');
   // It may have begun before it was told of its end.
   expect([...new Set(harness.statuses(early.cancelled))]).toEqual(['running', 'cancelled']);
-  const told = harness.updates(early.twice).map(({ seq, status }) => `${seq} ${status}`);
-  expect([...new Set(told)]).toEqual(['1 running', '2 completed']);
-  expect(told).toHaveLength(3);
+  expect(harness.statuses(early.twice)).toEqual(['running', 'completed']);
+  // The repeat was answered with what was told last.
+  await waitFor(
+    () => harness.updates(early.twice).map(({ seq }) => seq),
+    (told) => told.length > new Set(told).size,
+  );
 });
 
 describe('a handler', () => {
@@ -39,15 +42,13 @@ describe('a handler', () => {
     const id = await harness.submit({ input: { a: 1 }, replyTo: 'somebody' });
     expect(await harness.reaches(id, 'completed')).toMatchObject({
       task_id: id,
-      seq: 2,
       attempt: 1,
       target: { handler: 'echo' },
       result: { a: 1 },
     });
-    expect(harness.updates(id).map(({ seq, status }) => [seq, status])).toEqual([
-      [1, 'running'],
-      [2, 'completed'],
-    ]);
+    expect(harness.statuses(id)).toEqual(['running', 'completed']);
+    const numbers = [...new Set(harness.updates(id).map(({ seq }) => seq))];
+    expect(numbers).toEqual(numbers.map((_, at) => at + 1));
     const [record] = harness.recordsOf('delegation.updates').filter(({ keyId }) => keyId === id);
     expect(record?.key).toBe(`acme:${id}`);
     expect(record?.headers).toMatchObject({
@@ -113,11 +114,9 @@ describe('a handler', () => {
     });
     const { result } = await harness.reaches(id, 'completed');
     expect(result).toEqual({ results: [{ first: 1 }, { second: 2, previous: { first: 1 } }] });
-    expect(harness.updates(id).map(({ status, progress }) => progress ?? status)).toEqual([
-      'running',
+    expect(harness.updates(id).flatMap(({ progress }) => progress ?? [])).toEqual([
       'task 1 of 2',
       'task 2 of 2',
-      'completed',
     ]);
     const children = harness
       .recordsOf('delegation.updates')
@@ -181,7 +180,6 @@ describe('input', () => {
       'running',
       'completed',
     ]);
-    expect(harness.updates(id).map(({ seq }) => seq)).toEqual([1, 2, 3, 4, 5, 6]);
   });
 
   test('that nobody asked for changes nothing', async () => {
