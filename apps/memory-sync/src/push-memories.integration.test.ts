@@ -200,23 +200,6 @@ describe('when it or a replica is not there', () => {
     await oneEffectEach();
   });
 
-  test('killed between the push and its commit, another replica pushes again under the same key: one effect, one version', async () => {
-    await using first = await start({ FAIL_POINT: 'push.done' });
-    const item = memory('pushed, not stored');
-    await harness.write([item]);
-    await first.exited;
-    expect((await sent(item.idempotency_key))?.effects).toBe(1);
-    expect(harness.versions(item.memory_id)).toEqual([]);
-    await using _ = await start();
-    expect(await harness.inWal(item.memory_id, [1], tenant, 30_000)).toEqual([1]);
-    expect(await sent(item.idempotency_key)).toEqual({ sent: 2, effects: 1 });
-    await harness.write([item]);
-    const last = memory('behind it');
-    await harness.write([last], { keyId: item.memory_id });
-    await harness.inWal(last.memory_id, [1]);
-    expect(harness.versions(item.memory_id)).toEqual([1]);
-  });
-
   test('a stop lets pushes that are under way end, and leaves the rest to others', async () => {
     const service = await start({ MEMORY_SYNC_MAX_CONCURRENT: '2' });
     await backend.faults({ latencyMs: 500 });

@@ -56,6 +56,23 @@ test('stopped between the push and its commit for longer than its lease, and wok
   expect(await sent(item.idempotency_key)).toEqual({ sent: 2, effects: 1 });
 }, 120_000);
 
+test('killed between the push and its commit, another replica pushes again under the same key: one effect, one version', async () => {
+  await using first = await start({ FAIL_POINT: 'push.done' });
+  const item = memory('pushed, not stored');
+  await harness.write([item]);
+  await first.exited;
+  expect((await sent(item.idempotency_key))?.effects).toBe(1);
+  expect(harness.versions(item.memory_id)).toEqual([]);
+  await using _ = await start();
+  expect(await harness.inWal(item.memory_id, [1], tenant, 30_000)).toEqual([1]);
+  expect(await sent(item.idempotency_key)).toEqual({ sent: 2, effects: 1 });
+  await harness.write([item]);
+  const last = memory('behind it');
+  await harness.write([last], { keyId: item.memory_id });
+  await harness.inWal(last.memory_id, [1]);
+  expect(harness.versions(item.memory_id)).toEqual([1]);
+}, 120_000);
+
 test('the database is away when the backend has answered: its outcome is stored when it is back, without another push', async () => {
   await using _ = await start({ DATABASE_URL: proxy.url, MEMORY_SYNC_LEASE_MS: '20000' });
   await backend.faults({ latencyMs: 500 });
