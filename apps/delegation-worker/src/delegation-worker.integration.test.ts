@@ -190,3 +190,20 @@ describe('input', () => {
     expect(harness.statuses(id)).toEqual(['running', 'completed']);
   });
 });
+
+test('old rows go when job-worker asks for it, a piece at a time', async () => {
+  const id = await harness.submit({});
+  await harness.reaches(id, 'completed');
+  await harness.database.query(
+    `ALTER TABLE delegation_worker.tasks DISABLE TRIGGER go_forward;
+     UPDATE delegation_worker.tasks SET ended_at = ended_at - interval '9 days' WHERE task_id = '${id}';
+     UPDATE delegation_worker.runs SET finished_at = finished_at - interval '9 days' WHERE id = '${id}';
+     ALTER TABLE delegation_worker.tasks ENABLE TRIGGER go_forward;`,
+  );
+  for (const task of ['tasks', 'work_rows']) {
+    expect(await harness.upkeep(task), task).toMatchObject({ done: 1, more: false });
+    expect(await harness.upkeep(task), task).toMatchObject({ done: 0, more: false });
+  }
+  expect(await harness.upkeep('stale_lanes')).toMatchObject({ more: false });
+  await expect(harness.upkeep('nothing')).rejects.toMatchObject({ code: 'NOT_FOUND' });
+});

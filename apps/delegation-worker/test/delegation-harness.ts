@@ -13,7 +13,9 @@ import { idKey, sessionKey } from '@signalbox/contracts/keys';
 import type { SourceTopicName } from '@signalbox/contracts/topics';
 import type { TurnEnded } from '@signalbox/contracts/turn-results';
 import { readValue } from '@signalbox/contracts/validate';
+import { openAsker } from '@signalbox/messaging/asker';
 import { type IntakeRecord, openMessaging } from '@signalbox/messaging/messaging';
+import { askUpkeep } from '@signalbox/messaging/upkeep';
 import { openDatabase } from '@signalbox/postgres/database';
 import { silentLog, silentMetrics } from '@signalbox/telemetry/silent';
 import { createTestDatabase } from '@signalbox/testkit/database';
@@ -85,6 +87,7 @@ export async function startHarness() {
       handler: async (records) => void into.push(...records),
     });
   }
+  let asker: Parameters<typeof askUpkeep>[0] | undefined;
   const recordsOf = (topic: SourceTopicName) => read.get(topic) ?? [];
 
   const send = (
@@ -220,6 +223,14 @@ export async function startHarness() {
         correlation_id: delegation?.task_id ?? '',
         ...headers,
       });
+    },
+    /** Asks for a piece of upkeep as job-worker does. */
+    upkeep(task: string) {
+      const requests = 'jobs.commands';
+      const results = 'jobs.results';
+      const parts = { messaging, log: silentLog, metrics: silentMetrics };
+      asker ??= openAsker({ ...parts, service: 'job-worker', requests, results });
+      return askUpkeep(asker, { owner: 'delegation-worker', task, limit: 1_000, deadlineMs: 20_000 });
     },
     async start(more: Record<string, string> = {}, { ready = true } = {}): Promise<SpawnedService> {
       const service = await spawnService(
