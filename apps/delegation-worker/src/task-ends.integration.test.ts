@@ -57,6 +57,15 @@ describe('a cancel', () => {
     }
   });
 
+  test('that another replica took reaches the holder with its next heartbeat', async () => {
+    const id = await occupy();
+    const began = performance.now();
+    const sql = `SELECT was FROM delegation_worker.work_cancel('acme', $1, NULL, '{"why": "cancelled", "reason": "elsewhere"}')`;
+    expect(await harness.database.query(sql, [id])).toEqual([{ was: 'running' }]);
+    expect((await harness.reaches(id, 'cancelled')).error?.message).toBe('elsewhere');
+    expect(performance.now() - began).toBeLessThan(3_000);
+  });
+
   test('of one that waits for input ends it, and the input that comes then changes nothing', async () => {
     const id = await harness.submit({ handler: 'ask', input: { prompt: 'well?' } });
     await harness.reaches(id, 'input_required');

@@ -88,6 +88,8 @@ export function webhookWork(parts: WorkWebhooksParts): Required<Pick<WorkerOptio
             ...webhookHeaders(secret, { id: item.id, timestamp, body }),
           },
           body,
+          // Nobody reads what a receiver says besides: a long page behind its 200 must not mean another call.
+          headOnly: true,
           signal: AbortSignal.any([signal, lease.signal]),
         });
         judge(answer);
