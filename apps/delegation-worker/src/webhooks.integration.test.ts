@@ -1,3 +1,5 @@
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import type { SpawnedService } from '@signalbox/testkit/service';
 import { waitFor } from '@signalbox/testkit/wait';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
@@ -141,6 +143,18 @@ describe('is not tried again and fails visibly', () => {
       last_error: `ADDRESS_REFUSED: the address may not be called: ${why}`,
     });
   });
+});
+
+test('a receiver that says 2xx has taken it, however much it says besides', async () => {
+  const talks = createServer((_request, response) => {
+    response.writeHead(200).write('x'.repeat(200_000)); // and it never ends
+  });
+  await new Promise<void>((resolve) => talks.listen(0, '127.0.0.1', resolve));
+  const { port } = talks.address() as AddressInfo;
+  const id = await submit({ callback_url: `http://127.0.0.1:${port}/hook` });
+  expect(await told(id)).toMatchObject({ status: 'delivered', attempts: 1 });
+  talks.closeAllConnections();
+  talks.close();
 });
 
 test('a redirect is not followed, it is a failure that is tried again', async () => {

@@ -184,6 +184,27 @@ it('bounds the body, the silence and the whole call', async () => {
   await expect(resolving(hook(), post)).rejects.toMatchObject({ code: 'TIMEOUT' });
 });
 
+it('has its answer with the headers, where the body does not matter', async () => {
+  const fetch = fetchWith({ allowedHosts: ['hook.example'] });
+  for (const path of ['/long', '/silent', '/trickle']) {
+    expect(await fetch(hook(path), { ...post, headOnly: true })).toMatchObject({ status: 200, body: '' });
+  }
+});
+
+it('fails when the answer is another protocol, which nobody asked for', async () => {
+  const switching = createTcpServer((socket) => {
+    socket.on('error', () => undefined);
+    socket.once('data', () =>
+      socket.write('HTTP/1.1 101 Switching Protocols\r\nUpgrade: other\r\nConnection: Upgrade\r\n\r\n'),
+    );
+  });
+  await new Promise<void>((resolve) => switching.listen(0, '127.0.0.1', resolve));
+  const url = `http://hook.example:${(switching.address() as AddressInfo).port}/`;
+  const fetch = fetchWith({ allowedHosts: ['hook.example'], resolve: async () => ['127.0.0.1'] });
+  await expect(fetch(url, post)).rejects.toMatchObject({ code: 'CALL_FAILED' });
+  switching.close();
+});
+
 it('ends with the reason of an abort', async () => {
   const reason = new Error('no longer wanted');
   const abort = new AbortController();

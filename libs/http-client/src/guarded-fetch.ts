@@ -23,6 +23,8 @@ export interface GuardedRequest {
   readonly headers?: Readonly<Record<string, string>>;
   readonly body?: string;
   readonly signal?: AbortSignal;
+  /** The status and the headers are the answer: however long its body is, or whether that ever ends, does not matter. */
+  readonly headOnly?: boolean;
 }
 
 export interface GuardedAnswer {
@@ -125,7 +127,7 @@ async function callFirst(
 function call(
   url: URL,
   address: string,
-  { method, headers, body = '' }: GuardedRequest,
+  { method, headers, body = '', headOnly = false }: GuardedRequest,
   signal: AbortSignal,
   { idleTimeoutMs, maxResponseBytes }: GuardedFetchOptions,
   state: { connected: boolean },
@@ -154,12 +156,23 @@ function call(
     const abort = () => fail(signal.reason);
     signal.addEventListener('abort', abort, { once: true });
     outgoing.on('close', () => signal.removeEventListener('abort', abort));
+    // 101, which nobody asked for. Node would close the connection without a word.
+    outgoing.on('upgrade', (_incoming, socket) => {
+      socket.destroy();
+      fail(fault('CALL_FAILED', 'the call was answered with another protocol'));
+    });
     outgoing.setTimeout(idleTimeoutMs, () => fail(fault('TIMEOUT', `nothing came for ${idleTimeoutMs} ms`)));
     outgoing.on('socket', (socket) => socket.once('connect', () => (state.connected = true)));
     outgoing.on('error', (error) =>
       reject(fault('CALL_FAILED', `the call failed: ${reasonOf(error)}`, { cause: error })),
     );
     outgoing.on('response', (incoming) => {
+      if (headOnly) {
+        incoming.on('error', () => undefined);
+        resolve({ status: incoming.statusCode ?? 502, headers: headersOf(incoming), body: '', address });
+        outgoing.destroy();
+        return;
+      }
       readBody(incoming, maxResponseBytes).then(
         (text) =>
           resolve({ status: incoming.statusCode ?? 502, headers: headersOf(incoming), body: text, address }),
