@@ -10,7 +10,7 @@ import { updateOf } from './task-state.ts';
 import type { TaskStore } from './task-store.ts';
 
 export interface EndTaskParts {
-  readonly worker: Pick<Worker, 'cancel' | 'queue'>;
+  readonly worker: Pick<Worker, 'cancel' | 'claimWithin' | 'queue'>;
   readonly store: TaskStore;
   /** Webhooks may have been entered. */
   readonly onWebhooks: () => void;
@@ -20,8 +20,9 @@ export interface EndTaskParts {
 
 /**
  * Asks for the end of a task, in the caller's transaction. One that never ran has ended with this, and is told of; any
- * other is ended by its holder: at once in this process, within a heartbeat in another; one that is parked is claimed for it. One that has
- * ended, or is not known, is left alone.
+ * other is ended by its holder: right after the commit in this process, within a heartbeat in another. One that nobody holds,
+ * because it waits for a result or between two tries, is claimed for it here, past the slots: it must not wait for tasks
+ * that run. One that has ended, or is not known, is left alone.
  */
 export async function endTask(
   parts: EndTaskParts,
@@ -32,6 +33,12 @@ export async function endTask(
   const { worker, store, log, metrics, onWebhooks } = parts;
   const [found] = await worker.cancel(tx, { tenant, key: taskId, ids: [taskId], cancel: asked });
   log.debug('task.end_asked', { taskId, why: asked.why, was: found?.was ?? 'nothing' });
+  if (found?.was === 'idle') {
+    await worker.claimWithin(tx, async (_slots, terms) => {
+      const claims = await store.claimToEnd(tx, { tenant, taskId }, terms);
+      return { result: undefined, claims, more: claims.length === 0 };
+    });
+  }
   if (found?.was !== 'waiting') return [];
   const [task] = await store.find(tx, [{ tenant, taskId }]);
   const payload = task && readPayload(task);

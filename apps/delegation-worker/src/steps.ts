@@ -1,5 +1,6 @@
 import { fault } from '@signalbox/faults/fault';
 import { failPoint } from '@signalbox/lifecycle/fail-point';
+import { whyNotKeepable } from '@signalbox/messaging/keepable-value';
 import { withSpan } from '@signalbox/telemetry/trace';
 import type { Steps, Values } from './handlers/handler.ts';
 import { childId, childMessage } from './task-messages.ts';
@@ -113,9 +114,10 @@ export function storable(outcome: Values): Values {
   if (Buffer.byteLength(text) > maxOutcomeBytes) {
     throw fault('RECORD_TOO_LARGE', `an outcome is longer than ${maxOutcomeBytes} bytes`);
   }
-  if (text.includes('\\u0000'))
-    throw fault('VALIDATION_ERROR', 'an outcome holds NUL, which cannot be stored');
   const read: unknown = JSON.parse(text);
+  // It is one level down in an update, and one more where it becomes part of an input.
+  const mistake = whyNotKeepable({ data: { read } }, Buffer.from(text));
+  if (mistake !== undefined) throw fault('VALIDATION_ERROR', `an outcome cannot be kept: ${mistake}`);
   if (typeof read !== 'object' || read === null || Array.isArray(read)) {
     throw fault('VALIDATION_ERROR', 'an outcome must be an object');
   }

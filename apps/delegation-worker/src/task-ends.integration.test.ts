@@ -79,6 +79,18 @@ describe('a cancel', () => {
     expect(harness.statuses(id)).toEqual(['running', 'input_required', 'cancelled']);
   });
 
+  test('of one that waits does not wait for a slot, and a deadline neither', async () => {
+    const asking = await harness.submit({ handler: 'ask', input: { prompt: 'well?' }, priority: 0 });
+    const expiring = await harness.submit({ handler: 'ask', input: { prompt: 'well?' }, deadlineMs: 1_500 });
+    await Promise.all([asking, expiring].map((id) => harness.reaches(id, 'input_required')));
+    const slow = await occupy();
+    await harness.cancel(asking);
+    await Promise.all([harness.reaches(asking, 'cancelled'), harness.reaches(expiring, 'expired')]);
+    expect(harness.statuses(slow)).not.toContain('cancelled');
+    await harness.cancel(slow);
+    await harness.reaches(slow, 'cancelled');
+  });
+
   test('ends the children that a task waits for, two levels down', async () => {
     const id = await harness.submit({ handler: 'nest', input: { levels: 2, last: 'catching' } });
     const descendants = await waitFor(

@@ -1,5 +1,6 @@
 import type { TaskStatus } from '@signalbox/contracts/delegation-updates';
 import { readValue } from '@signalbox/contracts/validate';
+import { whyNotKeepable } from '@signalbox/messaging/keepable-value';
 import { expect, it } from 'vitest';
 import type { TaskPayload } from './task-payload.ts';
 import { hasEnded, mayFollow, type TaskState, updateOf } from './task-state.ts';
@@ -50,8 +51,12 @@ it.each<TaskState>([
   { status: 'completed', result: { a: 1 } },
   { status: 'failed', error: { error_code: 'x'.repeat(500), message: '' } },
   { status: 'expired', error: { error_code: '', message: 'late' } },
+  { status: 'failed', error: { error_code: 'X', message: `\u0000\ud800${'y'.repeat(2_000_000)}` } },
 ])('is told within its schema: %j', (state) => {
   const value = updateOf(payload, state, { seq: 3, attempt: 2, now: new Date() });
   expect(readValue('delegation.updates', 'task.updated', value)).toEqual(value);
+  const text = JSON.stringify(value);
+  expect(whyNotKeepable(JSON.parse(text), Buffer.from(text))).toBeUndefined();
+  expect(text.length).toBeLessThan(20_000);
   expect(value).toMatchObject({ seq: 3, attempt: 2, status: state.status });
 });

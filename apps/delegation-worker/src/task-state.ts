@@ -93,16 +93,25 @@ function told(state: TaskState): Pick<TaskUpdated, 'progress' | 'result' | 'erro
       return { result: state.result };
     default:
       return {
-        error: { ...state.error, error_code: state.error.error_code.slice(0, 128) || 'INTERNAL_ERROR' },
+        error: {
+          error_code: keepable(state.error.error_code).slice(0, 128) || 'INTERNAL_ERROR',
+          message: cut(state.error.message),
+        },
       };
   }
 }
 
-/** By code points, so that none is cut in two. */
+/** By code points, so that none is cut in two; a code point has two units at most. */
 function cut(text: string): string {
-  return text.length <= maxProgress
-    ? text
-    : Array.from(text)
+  const kept = keepable(text);
+  return kept.length <= maxProgress
+    ? kept
+    : Array.from(kept)
         .slice(0, maxProgress / 2)
         .join('');
+}
+
+/** Words of handlers and of what they call: Postgres keeps neither NUL nor a lone surrogate. */
+function keepable(text: string): string {
+  return text.toWellFormed().replaceAll('\u0000', '\uFFFD');
 }

@@ -132,7 +132,7 @@ export function taskStore(database: Queryable, outbox: Pick<Outbox, 'writer' | '
         terms.formats,
       ]);
       return {
-        taken: rows.map(({ tenant, id, claimed }) => ({ tenant, taskId: id, claimed })),
+        taken: rows.map(({ tenant, id, claimed = false }) => ({ tenant, taskId: id, claimed })),
         claims: rows.filter(({ claimed }) => claimed).map(toClaim),
       };
     },
@@ -240,6 +240,12 @@ export function taskStore(database: Queryable, outbox: Pick<Outbox, 'writer' | '
       });
     },
 
+    /** Of a task whose end was asked for in this transaction: none where somebody holds it. */
+    async claimToEnd(tx: Queryable, { tenant, taskId }: TaskId, terms: ClaimTerms): Promise<Claim[]> {
+      const values = [tenant, taskId, terms.owner, terms.leaseMs, terms.formats];
+      return (await tx.query<ClaimColumns>(statements.claimToEnd, values)).map(toClaim);
+    },
+
     async storeOutcomes(
       tx: Queryable,
       outcomes: readonly WaitOutcome[],
@@ -301,6 +307,8 @@ function toClaim(row: ClaimColumns): Claim {
       retries: row.retries,
       enqueuedAt: row.enqueued_at,
       traceparent: row.traceparent ?? undefined,
+      ...(row.lost === undefined ? {} : { lost: row.lost }),
+      ...(row.cancel === undefined ? {} : { cancel: row.cancel }),
     },
   };
 }
@@ -328,7 +336,7 @@ interface BeginColumns {
 }
 
 interface ClaimColumns {
-  readonly claimed: boolean;
+  readonly claimed?: boolean;
   readonly tenant: string;
   readonly key: string;
   readonly fence: string;
@@ -339,6 +347,9 @@ interface ClaimColumns {
   readonly retries: number;
   readonly enqueued_at: Date;
   readonly traceparent: string | null;
+  /** These two of a claim to end it. */
+  readonly lost?: number;
+  readonly cancel?: unknown;
 }
 
 interface FoundColumns {
@@ -366,6 +377,7 @@ const statements = {
   write: call('write_task', `$1, $2, $3, $4, $5, $6::jsonb, $7::jsonb, $8, $9, $10::jsonb, ${put(11)}`),
   update: call('update_task', '$1, $2, $3::jsonb, $4::jsonb'),
   find: call('find_tasks', '$1::text[], $2::uuid[]'),
+  claimToEnd: call('claim_to_end', '$1, $2, $3, $4, $5'),
   storeOutcomes: call('store_outcomes', '$1::jsonb, $2, $3, $4, $5'),
   due: call('due_tasks', '$1'),
   prune: call('prune_tasks', '$1, $2', 'prune_tasks as gone'),
