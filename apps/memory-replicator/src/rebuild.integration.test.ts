@@ -146,3 +146,41 @@ test('one that stood still for longer than its lease switches nothing', async ()
   await expect(late).rejects.toMatchObject({ code: 'LEASE_LOST' });
   expect(await live()).toBe(was);
 });
+
+test('a renewal that is late to commit leaves no intake behind that wrote to the live copy alone', async () => {
+  const owner = newId();
+  const ask = async <T>(call: string, values: unknown[] = []) =>
+    (await harness.own.query<{ answer: T }>(`select memory_replicator.${call} as answer`, values))[0]?.answer;
+  await waitFor(
+    () => ask<boolean>('rebuild_begin($1, 300)', [owner]),
+    (begun) => begun === true,
+    { label: 'the lease of the rebuild before has lapsed' },
+  );
+  let intake: Promise<number[] | undefined> = Promise.resolve(undefined);
+  await harness.own.transaction(async (tx) => {
+    await tx.query('select memory_replicator.rebuild_hold($1, 60000)', [owner]);
+    await waitFor(
+      () =>
+        harness.database.query<{ lapsed: boolean }>(
+          'select rebuild_until < clock_timestamp() as lapsed from memory_replicator.copies',
+        ),
+      ([row]) => row?.lapsed === true,
+      { label: 'the lease has lapsed for all who do not see the renewal' },
+    );
+    let answered = false;
+    intake = ask<number[]>('copies_to_write(null)');
+    void intake.finally(() => {
+      answered = true;
+    });
+    await waitFor(
+      () =>
+        harness.database.query(`select 1 from pg_locks where locktype = 'advisory' and not granted
+          and database = (select oid from pg_database where datname = current_database())`),
+      (waits) => answered || waits.length > 0,
+      { label: 'the intake has read the lease, or waits for the renewal' },
+    );
+  });
+  expect(await intake).toHaveLength(2);
+  expect(await ask('rebuild_switch($1)', [owner])).toBe(true);
+  await ask('rebuild_end($1)', [owner]);
+});
