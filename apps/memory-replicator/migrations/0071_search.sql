@@ -54,22 +54,23 @@ begin
   return md5(v)::uuid;
 end $$;
 
--- The extensions' operators are found wherever they were made before this.
+-- The extensions' operators are found wherever they were made before this. Both indexes have the tenant in another collation:
+-- a search by words cannot take the primary key for it, which looks as good while there are no statistics.
 do $$
 declare
   v_trgm text := (select n.nspname from pg_extension e join pg_namespace n on n.oid = e.extnamespace where extname = 'pg_trgm');
   v_gin text := (select n.nspname from pg_extension e join pg_namespace n on n.oid = e.extnamespace where extname = 'btree_gin');
 begin
   execute format('grant usage on schema %I to signalbox_queue', v_trgm);
-  execute format('create index search_words on memory_replicator.search using gin (tenant %I.text_ops, words) with (gin_pending_list_limit = 256) where not folded', v_gin);
-  execute format('create index words_alike on memory_replicator.words using gin (tenant %I.text_ops, word %I.gin_trgm_ops) with (fastupdate = off)', v_gin, v_trgm);
+  execute format('create index search_words on memory_replicator.search using gin ((tenant collate "POSIX") %I.text_ops, words) with (gin_pending_list_limit = 256) where not folded', v_gin);
+  execute format('create index words_alike on memory_replicator.words using gin ((tenant collate "POSIX") %I.text_ops, word %I.gin_trgm_ops) with (fastupdate = off)', v_gin, v_trgm);
   execute format($f$
     create function memory_replicator.words_alike(p_tenant text, p_word text) returns table (word text, memories int)
       language sql stable security definer rows 4 set search_path = pg_catalog, %I, pg_temp
       set pg_trgm.similarity_threshold = 0.5
     as $b$
       select w.word, w.memories from memory_replicator.words w
-      where w.tenant = p_tenant and w.word %% p_word and w.word <> p_word
+      where w.tenant collate "POSIX" = p_tenant and w.word %% p_word and w.word <> p_word
       order by similarity(w.word, p_word) desc, w.word limit 4
     $b$ $f$, v_trgm);
 end $$;
@@ -83,7 +84,10 @@ return (get_byte(uuid_send(p_memory_id), 15) & 15) = 0;
 -- Makes the search rows of memories that have changed, at most about so many; answers how many it has looked at, null
 -- while another process does it. One at a time: two would not see each other's memories that say the same.
 create function memory_replicator.index_pending(p_limit int) returns int
-  language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+  language plpgsql security definer set search_path = pg_catalog, pg_temp
+  -- Planned anew each time, for the size that the tables have then: a plan that was made while they were empty takes any
+  -- index that begins with the tenant, and reads all rows of the tenant for each memory.
+  set plan_cache_mode = force_custom_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
 as $$
 declare
   v_tenants text[];
@@ -124,8 +128,10 @@ begin
     select m.tenant, m.memory_id, m.version, m.namespace, m.session_id, m.role, m.occurred_at, m.expires_at,
       memory_replicator.fold_key(m.body), to_tsvector('pg_catalog.simple', m.body)
     from unnest(v_tenants, v_ids) as u(tenant, memory_id)
-    join memory_replicator.memories m on m.tenant = u.tenant and m.memory_id = u.memory_id
-      and m.copy = v_live and m.deleted_at is null
+    -- By itself (offset 0), whatever the statistics say of joins.
+    cross join lateral (select * from memory_replicator.memories r
+      where r.tenant = u.tenant and r.memory_id = u.memory_id and r.copy = v_live offset 0) m
+    where m.deleted_at is null
     returning tenant, memory_id, fold_key, words),
   counted as (
     insert into memory_replicator.words as w (tenant, word, memories)
@@ -152,7 +158,8 @@ begin
         and (n.occurred_at, n.memory_id) > (e.occurred_at, e.memory_id)
         and coalesce(n.expires_at, 'infinity') >= coalesce(e.expires_at, 'infinity')) as folded
     from (select distinct * from unnest(v_fold_tenants || v_more_tenants, v_fold_keys || v_more_keys) as u(tenant, fold_key)) t
-    join memory_replicator.search e on e.tenant = t.tenant and e.fold_key = t.fold_key) f
+    cross join lateral (select * from memory_replicator.search o
+      where o.tenant = t.tenant and o.fold_key = t.fold_key offset 0) e) f
   where s.tenant = f.tenant and s.memory_id = f.memory_id and s.folded <> f.folded;
   return cardinality(v_ids);
 end $$;
@@ -170,7 +177,8 @@ create function memory_replicator.match(
   p_query text, p_namespaces text[], p_roles text[], p_session uuid, p_limit int, p_candidates int)
   returns table (memory_id uuid, version int, score double precision)
   language plpgsql stable security definer rows 50 set search_path = pg_catalog, pg_temp
-  set enable_seqscan = off set jit = off
+  -- Without statistics too: the newest come in the order of their index, not from all rows of the tenant.
+  set enable_seqscan = off set enable_sort = off set jit = off
 as $$
 declare
   v_tenant text := app.tenant();
@@ -188,8 +196,7 @@ declare
   v_others text;
   v_rows int;
   v_columns text := 'select s.memory_id, s.version, s.namespace, s.role, s.session_id, s.occurred_at, s.words
-    from memory_replicator.search s
-    where s.tenant = $1 and not s.folded and (s.expires_at is null or s.expires_at > now())';
+    from memory_replicator.search s where not s.folded and (s.expires_at is null or s.expires_at > now())';
 begin
   if v_tenant is null then return; end if;
   select w.memories into v_all from memory_replicator.words w where w.tenant = v_tenant and w.word = '';
@@ -243,9 +250,9 @@ begin
 
   return query execute format($q$
     with looked_at as (
-      (%s order by s.occurred_at desc, s.memory_id desc limit %s)
+      (%s and s.tenant = $1 order by s.occurred_at desc, s.memory_id desc limit %s)
       union all
-      (%s and s.session_id = $4 order by s.occurred_at desc, s.memory_id desc limit 200)
+      (%s and s.tenant = $1 and s.session_id = $4 order by s.occurred_at desc, s.memory_id desc limit 200)
       %s),
     said as materialized (
       select l.memory_id, l.version, l.session_id, l.occurred_at, (%s) / %s as words
@@ -259,7 +266,7 @@ begin
       from said d where d.words > 0) r
     order by 3 desc, r.occurred_at desc, r.memory_id limit $5 $q$,
     v_columns, case when p_namespaces is null and p_roles is null then 200 else 800 end, v_columns,
-    case when cardinality(v_asked) > 0 then format('union all (%s and s.words @@ %L::tsquery limit %s)', v_columns,
+    case when cardinality(v_asked) > 0 then format('union all (%s and s.tenant collate "POSIX" = $1 and s.words @@ %L::tsquery limit %s)', v_columns,
       array_to_string(v_asked, ' | '), 4 * p_candidates) else '' end,
     v_score, v_sum)
   using v_tenant, p_namespaces, p_roles, p_session, p_limit;

@@ -6,6 +6,7 @@
 create function memory_replicator.compact(p_tenant text, p_after uuid, p_limit int, p_now timestamptz, p_keep interval)
   returns table (looked_at int, deleted int, expired int, folded int, bytes bigint, last_tenant text, last_id uuid)
   language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan
+  set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
 as $$
 declare
   v_live smallint;

@@ -69,9 +69,9 @@ const recallText = {
   name: 'memory_replicator_recall',
   text: `select ${columns}, f.score
     from memory_replicator.match($1, $2, $3, $4, $5, $6) f
-    join memory_replicator.memories m on m.tenant = $7 and m.memory_id = f.memory_id
-      and m.copy = (select memory_replicator.live_copy()) and m.version = f.version
-    where ${visible} and f.score >= $8
+    cross join lateral (select * from memory_replicator.memories r where r.tenant = $7 and r.memory_id = f.memory_id
+      and r.copy = (select memory_replicator.live_copy()) offset 0) m
+    where m.version = f.version and ${visible} and f.score >= $8
     order by f.score desc, m.occurred_at desc, m.memory_id limit $9`,
 };
 const windowText = {
@@ -92,6 +92,10 @@ const foldedText = {
   name: 'memory_replicator_folded',
   text: 'select f.id from memory_replicator.folded($1) as f(id)',
 };
+const boundText = {
+  name: 'memory_replicator_bound',
+  text: `select set_config('statement_timeout', $1, true)`,
+};
 const noId = '00000000-0000-0000-0000-000000000000';
 
 export function replicaStore(database: Database, candidates: number): ReplicaStore {
@@ -100,8 +104,12 @@ export function replicaStore(database: Database, candidates: number): ReplicaSto
     const boundMs = Math.max(Math.ceil(timeoutMs), 1);
     return database.transaction(
       async (tx) => {
-        await tx.query(`select set_config('statement_timeout', $1, true)`, [String(boundMs)]);
-        return await work(tx);
+        // Not waited for: the connection pipelines it, and if it fails, so does what is behind it.
+        const bounded = tx.query(boundText, [String(boundMs)]);
+        bounded.catch(() => undefined);
+        const result = await work(tx);
+        await bounded;
+        return result;
       },
       // Our own side gives up a moment later, so that the connection is kept.
       { tenant, timeoutMs: boundMs + 1_000 },
