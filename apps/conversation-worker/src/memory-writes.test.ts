@@ -52,3 +52,9 @@ test('the record is bounded in items and bytes, and of its schema, whatever a tu
   const checked = validateValue('memory.writes', 'memory.write_requested', message?.schema ?? '', value);
   expect(checked).toMatchObject({ ok: true });
 });
+
+test('texts count as they stand in the record: what is escaped there takes up to six times its bytes', () => {
+  const steps = Array.from({ length: 40 }, (_, at) => tool(at, 'ok', `${at}${'\u001b'.repeat(8_000)}`));
+  const message = memoriesOf(ended({ message: 'h\u0007'.repeat(8_000), steps }), all);
+  expect(Buffer.byteLength(JSON.stringify(message?.value))).toBeLessThan(500_000);
+});

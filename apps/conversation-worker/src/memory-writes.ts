@@ -22,7 +22,7 @@ export interface FinishedTurn {
 
 const textUnits = 8_192;
 const mostItems = 64;
-/** Of all items' texts in UTF-8: the record stays far below what the outbox takes. */
+/** Of all items' texts as they stand in the record, escapes and all: it stays far below what the outbox takes. */
 const mostBytes = 400_000;
 const dayMs = 86_400_000;
 
@@ -40,7 +40,7 @@ export function memoriesOf(ended: FinishedTurn, settings: MemorySettings): Outgo
   const add = (role: WrittenRole, text: string, atMs: number) => {
     if (!settings.write.includes(role) || memories.length >= mostItems) return;
     const item = itemOf(ended, settings, role, text, atMs);
-    const bytes = Buffer.byteLength(item.text);
+    const bytes = Buffer.byteLength(JSON.stringify(item.text));
     if (item.text.trim() === '' || bytes > left) return;
     left -= bytes;
     // Two calls that gave the same at the same moment are one memory.
