@@ -95,7 +95,7 @@ describe('a handler', () => {
     expect(await harness.reaches(ids[1] ?? '', 'failed')).toMatchObject({ attempt: 3 });
     expect(await harness.reaches(ids[2] ?? '', 'failed')).toMatchObject({
       attempt: 1,
-      error: { error_code: 'VALIDATION_ERROR', message: 'no use' },
+      error: { error_code: 'VALIDATION_ERROR', message: 'of no\uFFFDuse' },
     });
     for (const file of [good, bad, final])
       expect(lines(file).filter((line) => line.startsWith('prepare'))).toHaveLength(1);

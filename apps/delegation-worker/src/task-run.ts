@@ -85,7 +85,6 @@ export class TaskRun {
     await this.#write({
       state,
       end: completed ? 'done' : state.status === 'failed' ? 'failed' : 'cancelled',
-      error: completed ? undefined : `${state.error.error_code}: ${state.error.message}`.slice(0, 2_000),
       messages: completed ? [] : this.#cancels(state.status),
     });
   }
@@ -109,17 +108,16 @@ export class TaskRun {
     readonly step?: StoredStep | undefined;
     readonly state?: TaskState | undefined;
     readonly end?: TaskWrite['end'];
-    readonly error?: string | undefined;
     readonly messages?: readonly OutgoingMessage[];
   }): Promise<void> {
     const { item, lease, payload } = this;
-    const { step, state, end, error, messages = [] } = given;
+    const { step, state, end, messages = [] } = given;
     const update = state === undefined ? undefined : this.#next(state);
     const write: TaskWrite = {
       step,
       update,
       end,
-      error,
+      error: end === undefined || update?.error === undefined ? undefined : lastError(update.error),
       webhooks: update === undefined ? [] : webhooksOf(item.tenant, payload, update, currentTraceparent()),
       messages: [...messages, ...(update === undefined ? [] : [updateMessage(item.tenant, payload, update)])],
     };
@@ -136,6 +134,11 @@ export class TaskRun {
     }
     return updateOf(this.payload, state, { seq: this.#seq + 1, attempt: this.item.attempt, now: new Date() });
   }
+}
+
+/** As it is told, so that it can be stored as well. */
+function lastError({ error_code, message }: NonNullable<TaskUpdated['error']>): string {
+  return `${error_code}: ${message}`.slice(0, 2_000);
 }
 
 /**

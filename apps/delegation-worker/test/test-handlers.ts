@@ -54,7 +54,7 @@ const flaky: Handler = {
       .split('\n')
       .filter((line) => line === 'try').length;
     if (tries <= count(times)) {
-      throw code === 'final' ? fault('VALIDATION_ERROR', 'no use') : new Error('not this time');
+      throw code === 'final' ? fault('VALIDATION_ERROR', 'of no\u0000use') : new Error('not this time');
     }
     return { tries, prepared };
   },
