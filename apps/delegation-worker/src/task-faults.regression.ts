@@ -94,3 +94,38 @@ test('a process that dies when a webhook was taken calls it again, under the sam
   await relay.stop();
   await receiver.stop();
 }, 90_000);
+
+test('tasks go on while the broker is away, and all that was told meanwhile is told in order when it is back', async () => {
+  await using relay = await spawnService('outbox-sync', harness.env);
+  const [host = '', port] = harness.env.KAFKA_BOOTSTRAP_SERVERS.split(':');
+  const broker = await startFaultProxy({ host, port: Number(port), kafka: true });
+  await using service = await harness.start({ KAFKA_BOOTSTRAP_SERVERS: broker.address });
+  const file = noteFile();
+  const id = await harness.submit({ handler: 'three_steps', input: { file, ms: 2_000 } });
+  const behind = await harness.submit({ handler: 'three_steps', input: { file: noteFile(), ms: 0 } });
+  await harness.reaches(behind, 'completed');
+  await waitFor(
+    () => lines(file),
+    (found) => found.length > 0,
+  );
+  await broker.refuse();
+  await waitFor(
+    () =>
+      harness.database.query(
+        'SELECT 1 FROM delegation_worker.tasks WHERE task_id = $1 AND ended_at IS NOT NULL',
+        [id],
+      ),
+    (found) => found.length === 1,
+    { timeoutMs: 20_000, label: 'the end of the task, without a broker' },
+  );
+  // Its own process cannot send: the relay does.
+  expect(await harness.reaches(id, 'completed', 30_000)).toMatchObject({ attempt: 1 });
+  const late = await harness.submit({});
+  await broker.heal();
+  await harness.reaches(late, 'completed', 60_000);
+  for (const task of [id, behind, late]) expect(harness.statuses(task)).toEqual(['running', 'completed']);
+  expect(named(file)).toEqual(['one', 'two', 'three']);
+  await service.stop();
+  await relay.stop();
+  await broker.close();
+}, 120_000);
