@@ -53,7 +53,11 @@ export function callModel(call: ModelCall): Promise<ModelRound> {
             answer.push('assistant.thinking', event.text);
             break;
           case 'tool_call':
-            calls.push({ id: event.id, name: cleanText(event.name), arguments: cleanText(event.arguments) });
+            calls.push({
+              id: cleanText(event.id),
+              name: cleanText(event.name),
+              arguments: cleanText(event.arguments),
+            });
             break;
           case 'usage':
             usage = event;

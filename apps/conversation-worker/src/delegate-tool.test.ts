@@ -83,6 +83,23 @@ describe('a call of it', () => {
     expect(requests).toEqual([]);
   });
 
+  test.each([
+    ['NUL', '"\\u0000"', 'a text holds NUL'],
+    ['half a pair', '{"\\ud83d":1}', 'a text holds a lone surrogate'],
+    ['no number', '1e999', 'a number is no finite double'],
+    ['80 levels', `${'['.repeat(80)}${']'.repeat(80)}`, 'it is nested deeper than 64'],
+    ['20 000 levels', `${'['.repeat(20_000)}${']'.repeat(20_000)}`, 'it is nested deeper than 64'],
+  ])('with what no record takes is answered here, and nothing of it is stored: %s', (_what, written, why) => {
+    const { steps, requests } = round(`{"handler":"count","input":{"a":${written}}}`);
+    expect(steps).toMatchObject([
+      {
+        ...{ input: { arguments: {} }, waitMs: 0 },
+        outcome: { outcome: 'invalid_arguments', message: `the arguments cannot be taken: ${why}` },
+      },
+    ]);
+    expect(requests).toEqual([]);
+  });
+
   test('without input gives a program an empty one', () => {
     expect(delegatedTask({ handler: 'count' }, delegation)).toEqual({
       target: { handler: 'count' },

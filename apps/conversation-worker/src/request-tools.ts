@@ -1,3 +1,4 @@
+import { whyNotKeepable } from '@signalbox/messaging/keepable-value';
 import type { OutgoingMessage } from '@signalbox/messaging/outgoing';
 import type { ModelToolCall } from '@signalbox/model/model-port';
 import type { StreamRecord } from './answer-stream.ts';
@@ -59,7 +60,7 @@ export function requestTools(round: ToolRound): RequestedTools {
     const step = round.firstStep + at;
     const tool = toolNameForm.test(call.name) ? call.name : 'unnamed';
     const args = argumentsOf(call.arguments);
-    const input = { tool, model_call_id: call.id, arguments: args ?? {} };
+    const input = { tool, model_call_id: call.id, arguments: typeof args === 'string' ? {} : args };
     const id = callId(turn.turnId, step, tool, input.arguments);
     const { waitMs, outcome, task, request } = wayOf(round, step, call.name, args, id, input);
     steps.push({ step, callId: id, input: task === undefined ? input : { ...input, task }, outcome, waitMs });
@@ -85,7 +86,7 @@ function wayOf(
   round: ToolRound,
   step: number,
   name: string,
-  args: Readonly<Record<string, unknown>> | undefined,
+  args: Readonly<Record<string, unknown>> | string,
   id: string,
   input: ToolInput,
 ): WayOfCall {
@@ -95,9 +96,7 @@ function wayOf(
   if (known === undefined && !delegated) {
     return refusal('unknown_tool', 'TOOL_UNKNOWN', `there is no tool ${input.tool}`);
   }
-  if (args === undefined) {
-    return refusal('invalid_arguments', 'TOOL_INVALID_ARGUMENTS', 'the arguments are not a JSON object');
-  }
+  if (typeof args === 'string') return refusal('invalid_arguments', 'TOOL_INVALID_ARGUMENTS', args);
   if (delegated) return wayOfTask(round, step, args, id, delegation);
   const waitMs = bounded(round, (known?.timeoutMs ?? 0) + round.toolWaitMs);
   const call: CallToRequest = { step, callId: id, input };
@@ -139,12 +138,22 @@ function refusal(outcome: string, error_code: string, message: string): WayOfCal
     outcome: { outcome, error_code, message, output: '', truncated: false, duration_ms: 0 },
   };
 }
-/** The arguments that the model wrote, if they are a JSON object. */
-function argumentsOf(text: string): Record<string, unknown> | undefined {
+
+/**
+ * The arguments that the model wrote, or what is wrong with them. Written as escapes they may hold what no row and no
+ * record takes (NUL, half a surrogate pair), or be nested without bound: the model is told, the turn goes on.
+ */
+function argumentsOf(text: string): Readonly<Record<string, unknown>> | string {
+  let value: unknown;
   try {
-    const value: unknown = JSON.parse(text);
-    return typeof value === 'object' && value !== null && !Array.isArray(value) ? { ...value } : undefined;
+    value = JSON.parse(text);
   } catch {
-    return undefined;
+    return 'the arguments are not a JSON object';
   }
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    return 'the arguments are not a JSON object';
+  }
+  // They stand one level down in a request.
+  const mistake = whyNotKeepable({ arguments: value }, Buffer.from(text));
+  return mistake === undefined ? { ...value } : `the arguments cannot be taken: ${mistake}`;
 }
