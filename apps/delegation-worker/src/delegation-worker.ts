@@ -64,12 +64,7 @@ export async function delegationWorker(lifecycle: Lifecycle, handlers: readonly 
   });
   const { outbox } = messaging;
   const counts = taskMetrics(metrics);
-  const needs = {
-    name: 'kafka',
-    waitingMs: () => messaging.producer.waitingMs,
-    probe: () => messaging.checkCluster(),
-  };
-  const common = { database, owner: instanceId, leaseMs: settings.leaseMs, needs, metrics };
+  const common = { database, owner: instanceId, leaseMs: settings.leaseMs, metrics };
 
   const store = taskStore(database, outbox);
   const opened = openedTasks();
@@ -89,6 +84,12 @@ export async function delegationWorker(lifecycle: Lifecycle, handlers: readonly 
     }),
     schema: 'delegation_worker',
     maxActive: settings.maxConcurrent,
+    // What runs goes on: its updates are rows, which a relay sends. A webhook needs no broker at all.
+    needs: {
+      name: 'kafka',
+      waitingMs: () => messaging.producer.waitingMs,
+      probe: () => messaging.checkCluster(),
+    },
     formats: payloadFormats,
     retry: {
       baseDelayMs: 500,

@@ -125,7 +125,7 @@ export function taskWork(parts: RunTaskParts): Required<Pick<WorkerOptions, 'run
       await end(run, failed('VALIDATION_ERROR', 'the input of a persona is {message}'));
       return;
     }
-    const { turnId } = turnIds(item.id);
+    const { turnId } = turnIds(item.tenant, item.id);
     await run.park({ name: 'turn', kind: 'turn', ref: turnId }, [
       turnMessage(item.tenant, payload, personaId, message),
     ]);

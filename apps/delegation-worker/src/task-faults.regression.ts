@@ -101,7 +101,12 @@ test('tasks go on while the broker is away, and all that was told meanwhile is t
   const broker = await startFaultProxy({ host, port: Number(port), kafka: true });
   await using service = await harness.start({ KAFKA_BOOTSTRAP_SERVERS: broker.address });
   const file = noteFile();
-  const id = await harness.submit({ handler: 'three_steps', input: { file, ms: 2_000 } });
+  const receiver = await startReceiver(harness.env.WEBHOOK_SIGNING_SECRET);
+  const id = await harness.submit({
+    handler: 'three_steps',
+    input: { file, ms: 2_000 },
+    callback_url: receiver.hook,
+  });
   const behind = await harness.submit({ handler: 'three_steps', input: { file: noteFile(), ms: 0 } });
   await harness.reaches(behind, 'completed');
   await waitFor(
@@ -118,6 +123,7 @@ test('tasks go on while the broker is away, and all that was told meanwhile is t
     (found) => found.length === 1,
     { timeoutMs: 20_000, label: 'the end of the task, without a broker' },
   );
+  await receiver.received(id);
   // Its own process cannot send: the relay does.
   expect(await harness.reaches(id, 'completed', 30_000)).toMatchObject({ attempt: 1 });
   const late = await harness.submit({});
@@ -128,4 +134,5 @@ test('tasks go on while the broker is away, and all that was told meanwhile is t
   await service.stop();
   await relay.stop();
   await broker.close();
+  await receiver.stop();
 }, 120_000);

@@ -20,12 +20,15 @@ function fixedId(...parts: readonly string[]): string {
   return hashId(createHash('sha256').update(parts.join(' '), 'utf8').digest('hex'));
 }
 
-/** The session, turn and event of the turn that carries out a task of a persona. */
-export function turnIds(taskId: string) {
+/**
+ * The session, turn and event of the turn that carries out a task of a persona. Two tenants may give two tasks one id; their
+ * turns have ids of their own all the same, as turns that callers post.
+ */
+export function turnIds(tenant: string, taskId: string) {
   return {
-    sessionId: fixedId('session', taskId),
-    turnId: fixedId('turn', taskId),
-    eventId: fixedId('message', taskId),
+    sessionId: fixedId('session', tenant, taskId),
+    turnId: fixedId('turn', tenant, taskId),
+    eventId: fixedId('message', tenant, taskId),
   };
 }
 
@@ -101,7 +104,7 @@ export function turnMessage(
   text: string,
 ): OutgoingMessage {
   const { task, request_id } = payload;
-  const { sessionId, turnId, eventId } = turnIds(task.task_id);
+  const { sessionId, turnId, eventId } = turnIds(tenant, task.task_id);
   const value: MessagePosted = {
     session_id: sessionId,
     turn_id: turnId,
@@ -125,8 +128,8 @@ export function cancelTurnMessage(
   { task, request_id }: TaskPayload,
   reason: string,
 ): OutgoingMessage {
-  const { sessionId, turnId } = turnIds(task.task_id);
-  const eventId = fixedId('cancel', task.task_id);
+  const { sessionId, turnId } = turnIds(tenant, task.task_id);
+  const eventId = fixedId('cancel', tenant, task.task_id);
   return {
     ...inbound(tenant, sessionId, task.task_id, request_id),
     eventType: 'session.action',
