@@ -47,10 +47,11 @@ interface SubmittedTask {
   readonly acceptedAtMs: number;
 }
 
-const namespace = 'errands';
 const ended = new Set(['completed', 'failed', 'cancelled', 'expired']);
 
 export function createErrands(cluster: Cluster): Errands {
+  // What is found in it was written here, by this case alone.
+  const namespace = `errands-${randomBytes(4).toString('hex')}`;
   const memories: WrittenMemory[] = [];
   const tasks: SubmittedTask[] = [];
   const exports: { tenant: Tenant; id: string }[] = [];
@@ -92,9 +93,10 @@ export function createErrands(cluster: Cluster): Errands {
   async function submit(tenant: Tenant, index: number): Promise<void> {
     const token = `task-${randomBytes(6).toString('hex')}`;
     const echo = { handler: 'echo', input: { text: token } };
+    const child = { target: { handler: 'echo' }, input: { text: token } };
     const payloads = [
       echo,
-      { handler: 'sequence', input: { tasks: [echo, echo] } },
+      { handler: 'sequence', input: { tasks: [child, child] } },
       { persona_id: 'plain', message: `say ${token}` },
     ];
     const id = randomUUID();
@@ -106,7 +108,7 @@ export function createErrands(cluster: Cluster): Errands {
   async function check(timeoutMs = 60_000): Promise<ErrandFigures> {
     const faults: string[] = [];
     const say = (what: string) => faults.push(what);
-    const replica = await replicated(cluster, memories, timeoutMs).catch((error: unknown) => {
+    const replica = await replicated(cluster, namespace, memories, timeoutMs).catch((error: unknown) => {
       say(String(error));
       return [];
     });
@@ -171,6 +173,7 @@ interface ReplicaRow {
 /** The replica's rows of the errands, once as many versions are there as were written. */
 async function replicated(
   cluster: Cluster,
+  namespace: string,
   memories: readonly WrittenMemory[],
   timeoutMs: number,
 ): Promise<ReplicaRow[]> {
@@ -178,8 +181,9 @@ async function replicated(
   return await waitFor(
     () =>
       cluster.database.query<ReplicaRow>(
-        `select tenant, memory_id, version::int, coalesce(text, '') as text, deleted_at is not null as deleted
-         from memory_replicator.memories where namespace = $1 or memory_id = any($2::uuid[])`,
+        `select tenant, memory_id, version::int, coalesce(body, '') as text, deleted_at is not null as deleted
+         from memory_replicator.memories m join memory_replicator.copies c on m.copy = c.live
+         where namespace = $1 or memory_id = any($2::uuid[])`,
         [namespace, memories.map(({ id }) => id)],
       ),
     (rows) => rows.reduce((sum, { version }) => sum + version, 0) >= versions,
