@@ -27,7 +27,7 @@ create index search_session on memory_replicator.search (tenant, session_id, occ
 create index search_fold on memory_replicator.search (tenant, fold_key, namespace, role);
 select app.protect_queue_table('memory_replicator.search');
 
--- In how many memories of the tenant a word stands; of all words together under ''.
+-- In how many memories of the tenant a word stands, about; of all words together under ''.
 create table memory_replicator.words (
   tenant   text not null,
   word     text collate "C" not null,
@@ -63,20 +63,21 @@ declare
 begin
   execute format('grant usage on schema %I to signalbox_queue', v_trgm);
   execute format('create index search_words on memory_replicator.search using gin ((tenant collate "POSIX") %I.text_ops, words) with (gin_pending_list_limit = 256) where not folded', v_gin);
-  execute format('create index words_alike on memory_replicator.words using gin ((tenant collate "POSIX") %I.text_ops, word %I.gin_trgm_ops) with (fastupdate = off)', v_gin, v_trgm);
+  execute format('create index words_alike on memory_replicator.words using gin ((tenant collate "POSIX") %I.text_ops, word %I.gin_trgm_ops)
+    with (gin_pending_list_limit = 64) where length(word) between 3 and 40', v_gin, v_trgm);
   execute format($f$
     create function memory_replicator.words_alike(p_tenant text, p_word text) returns table (word text, memories int)
       language sql stable security definer rows 4 set search_path = pg_catalog, %I, pg_temp
       set pg_trgm.similarity_threshold = 0.5
     as $b$
       select w.word, w.memories from memory_replicator.words w
-      where w.tenant collate "POSIX" = p_tenant and w.word %% p_word and w.word <> p_word
+      where w.tenant collate "POSIX" = p_tenant and w.word %% p_word and w.word <> p_word and length(w.word) between 3 and 40
       order by similarity(w.word, p_word) desc, w.word limit 4
     $b$ $f$, v_trgm);
 end $$;
 
--- Counts words by every 16th memory, which is enough to tell common ones from rare ones and a sixteenth of the writes;
--- every word is there, for words like it to be found.
+-- Counts words by every 16th memory, which is enough to tell common ones from rare ones and a sixteenth of the writes.
+-- Every word without digits is there, for words like it to be found.
 create function memory_replicator.is_sample(p_memory_id uuid) returns boolean
   language sql immutable strict parallel safe
 return (get_byte(uuid_send(p_memory_id), 15) & 15) = 0;
@@ -141,11 +142,14 @@ begin
     on conflict (tenant, word) do update set memories = w.memories + excluded.memories)
   select array_agg(m.tenant), array_agg(m.fold_key) into v_more_tenants, v_more_keys from made m;
 
+  -- Numbers and ids are found all the same, by themselves: nothing is like them, and there is no end of them.
   insert into memory_replicator.words (tenant, word, memories)
-  select distinct s.tenant collate "C", u.word, 1
-  from unnest(v_tenants, v_ids) as i(tenant, memory_id)
-  join memory_replicator.search s on s.tenant = i.tenant and s.memory_id = i.memory_id,
-  unnest((tsvector_to_array(s.words) || array[''])) as w(word), lateral (select w.word collate "C") u(word)
+  select d.tenant, d.word, 1 from (
+    select distinct s.tenant collate "C" as tenant, u.word
+    from unnest(v_tenants, v_ids) as i(tenant, memory_id)
+    join memory_replicator.search s on s.tenant = i.tenant and s.memory_id = i.memory_id,
+    unnest((tsvector_to_array(s.words) || array[''])) as w(word), lateral (select w.word collate "C") u(word)) d
+  where d.word = '' or (length(d.word) between 3 and 40 and d.word !~ '[0-9]')
   order by 1, 2
   on conflict do nothing;
 
@@ -216,7 +220,8 @@ begin
     v_sum := v_sum + v_weight;
     v_others := null;
     -- Other forms of a word and slips of the pen: for the rare words, which say most.
-    if i <= 4 and v_counts[i] * 50 <= v_all + 1000 and length(v_words[i]) between 4 and 40 then
+    if i <= 4 and v_counts[i] * 50 <= v_all + 1000 and length(v_words[i]) between 4 and 40
+      and v_words[i] !~ '[0-9]' then
       for v_like in select a.word, a.memories from memory_replicator.words_alike(v_tenant, v_words[i]) a loop
         continue when v_like.memories * 50 > v_all + 1000;
         v_others := concat_ws(' | ', v_others,
@@ -224,7 +229,7 @@ begin
         v_rows := v_rows + v_like.memories;
       end loop;
     end if;
-    if v_rows = 0 then continue; end if;
+    v_rows := greatest(v_rows, 1); -- not counted is not unknown
     v_score := v_score || format(' + case when l.words @@ %L::tsquery then %s%s else 0 end', v_quoted[i], v_weight,
       case when v_others is null then '' else format(' when l.words @@ %L::tsquery then %s', v_others, 0.7 * v_weight) end);
     if v_found + v_rows <= p_candidates then
@@ -234,7 +239,6 @@ begin
       v_skipped := i;
     end if;
   end loop;
-  if v_score = '0' then return; end if;
 
   -- The rarest of the words that were too common, beside one of the others: the index walks along its memories only.
   if v_counts[v_skipped] <= 10000 then

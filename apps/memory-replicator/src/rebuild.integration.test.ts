@@ -1,9 +1,10 @@
 import { newId } from '@signalbox/contracts/ids';
+import { idKey } from '@signalbox/contracts/keys';
 import { silentLog } from '@signalbox/telemetry/silent';
 import { launchService, type SpawnedService } from '@signalbox/testkit/service';
 import { waitFor } from '@signalbox/testkit/wait';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { type Harness, startHarness, type WalRecord } from '../test/replicator-harness.ts';
+import { type Harness, startHarness, type WalRecord, walValue } from '../test/replicator-harness.ts';
 import { rebuildReplica } from './rebuild-replica.ts';
 import { replicaStore } from './replica-store.ts';
 
@@ -145,6 +146,23 @@ test('one that stood still for longer than its lease switches nothing', async ()
   });
   await expect(late).rejects.toMatchObject({ code: 'LEASE_LOST' });
   expect(await live()).toBe(was);
+});
+
+test('a record that nobody can replicate is left out, as the intake has left it out', async () => {
+  const { value } = walValue({ text: 'under the key of another' });
+  await harness.messaging.producer.direct({
+    topic: 'memory.wal',
+    key: idKey('acme', newId()),
+    headers: { tenant_id: 'acme', event_id: newId(), event_type: 'memory.stored', schema: 'memory.wal.v1' },
+    value,
+  });
+  await write([{ text: 'behind it' }]);
+  await harness.replicated(written);
+  const before = await wholeRows();
+  const was = await live();
+  expect(await rebuild()).toMatchObject({ unreadable: 1 });
+  expect(await live()).not.toBe(was);
+  expect(await wholeRows()).toEqual(before);
 });
 
 test('a renewal that is late to commit leaves no intake behind that wrote to the live copy alone', async () => {
