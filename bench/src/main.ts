@@ -19,7 +19,10 @@ import { startCell } from './cells/start.ts';
 import { closedLoopCell, openLoopCell } from './cells/under-load.ts';
 import { type BenchStack, type Floor, startFloor, startStack, until } from './stack.ts';
 
-const allServices = ['gateway', 'conversation-worker', 'tool-executor', 'outbox-sync'];
+const allServices = [
+  ...['gateway', 'conversation-worker', 'tool-executor', 'outbox-sync'],
+  ...['memory-sync', 'memory-replicator'],
+];
 /** In the order in which they run: those that leave Zipkin and the database busy come last. */
 const cellIds = ['B1', 'delegation', 'B6', 'B6s', 'recall', 'B8', 'B2', 'B2t', 'B13', 'B3', 'B3o'] as const;
 type CellId = (typeof cellIds)[number];

@@ -11,6 +11,8 @@ import { bounded } from './conversation.ts';
 
 const root = join(import.meta.dirname, '..', '..');
 const seededTenant = 'acme';
+/** What the seeded `assistant` is, without its tools: it recalls, and is remembered. */
+export const rememberingPersona = 'remembering';
 const everyService = readdirSync(join(root, 'apps')).filter((name) => name !== 'cli');
 
 /** The key that the seed gives the tenant, as the embedded stack prints it in its banner. */
@@ -115,6 +117,19 @@ export async function startStack(options: {
     log: silentLog,
     metrics: silentMetrics,
   });
+  // Turns are measured without memories, as they always were; one persona has them, for those that are about them.
+  await database.query(
+    `insert into conversation_worker.personas (tenant, persona_id, system_prompt, model_profile, memory)
+     select tenant, $1, system_prompt, model_profile, memory from conversation_worker.personas where persona_id = 'assistant'`,
+    [rememberingPersona],
+  );
+  await database.query(
+    'insert into gateway.personas (tenant, persona_id) select distinct tenant, $1 from gateway.personas',
+    [rememberingPersona],
+  );
+  await database.query(
+    "update conversation_worker.personas set memory = '{}', delegates = '[]' where persona_id = 'assistant'",
+  );
   const count = async (sql: string): Promise<number> => {
     const [row] = await database.query<{ n: string }>(sql);
     return Number(row?.n ?? Number.NaN);
@@ -130,12 +145,13 @@ export async function startStack(options: {
     addresses: environment,
     pids: () => services.flatMap(({ child }) => (child.pid === undefined ? [] : [child.pid])),
     settle: () =>
-      until('the outbox and the open turns to be empty', 120_000, async () => {
+      until('the outbox, the open turns and the index to be settled', 120_000, async () => {
         const outbox = await count('select count(*) n from messaging.outbox');
         const open = running.includes('conversation-worker')
           ? await count('select count(*) n from gateway.messages where ended_at is null')
           : 0;
-        return outbox + open === 0;
+        const unindexed = await count('select count(*) n from memory_replicator.to_index');
+        return outbox + open + unindexed === 0;
       }),
     async acceptedRecords() {
       const admin = new Kafka({ brokers: [state.kafka.bootstrap], logLevel: logLevel.NOTHING }).admin();

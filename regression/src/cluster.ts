@@ -245,7 +245,7 @@ async function seed(database: TestDatabase, withSide: boolean): Promise<void> {
     [tools],
   );
   if (!withSide)
-    await database.query("update conversation_worker.personas set memory = '{}', delegates = '{}'");
+    await database.query("update conversation_worker.personas set memory = '{}', delegates = '[]'");
 }
 
 /** The catalog goes through Kafka: until the worker has it, a turn would be told that there is no such tool. */

@@ -2,7 +2,7 @@ import type { Cell, Variant } from '../cell.ts';
 import { openPoster } from '../client.ts';
 import { openConversation } from '../conversation.ts';
 import { cpuMsOf, latencyOf } from '../measure.ts';
-import type { BenchStack, StartFloor } from '../stack.ts';
+import { type BenchStack, rememberingPersona, type StartFloor } from '../stack.ts';
 
 /** B2: one session, one turn at a time, model without delay: POST sent to first delta read. */
 export function firstDeltaCell(options: {
@@ -13,11 +13,12 @@ export function firstDeltaCell(options: {
 }): Cell {
   return {
     id: 'B2',
-    title: 'first delta, idle, one session (recall: not built yet)',
+    title: 'first delta, idle, one session, without and with memories',
     pairs: options.pairs,
     settle: () => options.stack.settle(),
     variants: [
       productVariant(options.stack, 'hello there', plainTurns),
+      productVariant(options.stack, 'hello there', plainTurns, rememberingPersona),
       floorVariant('floor: fastify to model', options.direct, plainTurns),
       floorVariant('floor: two bare Kafka hops', options.hops, plainTurns),
     ],
@@ -65,15 +66,14 @@ const pause = (ms: number): Promise<void> =>
 
 const plainTurns: Rhythm = { warmUpTurns: 100, measuredTurns: 200, pauseMs: 0 };
 
-function productVariant(stack: BenchStack, message: string, rhythm: Rhythm): Variant {
+function productVariant(stack: BenchStack, message: string, rhythm: Rhythm, personaId?: string): Variant {
   const { warmUpTurns, measuredTurns, pauseMs } = rhythm;
   return {
-    name: 'signalbox',
+    name: personaId === undefined ? 'signalbox' : 'signalbox: recall, and two memories a turn',
     run: async () => {
       const poster = openPoster(stack.gatewayUrl, stack.apiKey, 1);
       const talk = await openConversation(stack.gatewayUrl, stack.apiKey, poster, {
-        bare: false,
-        firstMessage: 'hello',
+        ...{ bare: false, firstMessage: 'hello', ...(personaId && { personaId }) },
       });
       for (let turn = 0; turn < warmUpTurns; turn += 1) await talk.say(message);
       talk.check.firstDeltasMs.length = 0;
