@@ -28,15 +28,18 @@ begin
   return true;
 end $$;
 
--- Renews the lease; false when it has lapsed.
+-- Renews the lease; false when it has lapsed. Under the lock that every intake shares. Without it:
+--   the renewal has begun, and is not committed → the lease lapses by the clock → an intake reads the old end, and writes to
+--   the live copy alone → the renewal commits → the switch finds the lease good, and what that intake took is gone.
 create function memory_replicator.rebuild_hold(p_owner uuid, p_lease_ms int) returns boolean
-  language sql security definer set search_path = pg_catalog, pg_temp
+  language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
-  with held as (
-    update memory_replicator.copies set rebuild_until = clock_timestamp() + make_interval(secs => p_lease_ms / 1000.0)
-    where rebuild_owner = p_owner and rebuild_until > clock_timestamp() returning 1)
-  select exists (select from held)
-$$;
+begin
+  perform pg_advisory_xact_lock(7241865325824070);
+  update memory_replicator.copies set rebuild_until = clock_timestamp() + make_interval(secs => p_lease_ms / 1000.0)
+  where rebuild_owner = p_owner and rebuild_until > clock_timestamp();
+  return found;
+end $$;
 
 -- Makes the other copy the live one; false when the lease has lapsed.
 create function memory_replicator.rebuild_switch(p_owner uuid) returns boolean

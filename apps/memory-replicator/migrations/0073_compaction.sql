@@ -38,14 +38,23 @@ begin
           where s.tenant = p.tenant and s.memory_id = p.memory_id and s.version = p.version and s.folded) then 'folded'
       end as why
     from piece p),
+  -- Locked in the order in which an intake locks them.
+  locked as materialized (
+    select m.tenant, m.memory_id, m.version, j.why, j.bytes
+    from memory_replicator.memories m join judged j on m.tenant = j.tenant and m.memory_id = j.memory_id
+    where j.why is not null and m.copy = v_live and m.version = j.version
+    order by m.tenant collate "C", m.memory_id for update of m),
   gone as (
-    delete from memory_replicator.memories m using judged j
-    where j.why is not null and m.tenant = j.tenant and m.memory_id = j.memory_id and m.copy = v_live
-      and m.version = j.version
-    returning m.tenant, m.memory_id, j.why, j.bytes),
+    delete from memory_replicator.memories m using locked l
+    where m.tenant = l.tenant and m.memory_id = l.memory_id and m.copy = v_live
+    returning m.tenant, m.memory_id, l.why, l.bytes),
+  -- Their search rows, and the words that nobody else says, go with the next piece of the index.
+  handed_over as (
+    insert into memory_replicator.to_index (tenant, memory_ids)
+    select g.tenant, array_agg(g.memory_id) from gone g group by g.tenant),
   search_gone as (
-    delete from memory_replicator.search s using gone g
-    where s.tenant = g.tenant and s.memory_id = g.memory_id returning pg_column_size(s.*) as bytes)
+    select pg_column_size(s.*) as bytes from memory_replicator.search s
+    join gone g on s.tenant = g.tenant and s.memory_id = g.memory_id)
   select (select count(*)::int from piece),
     (select count(*)::int from gone g where g.why = 'deleted'),
     (select count(*)::int from gone g where g.why = 'expired'),

@@ -20,7 +20,7 @@ export interface RebuildParts {
 }
 
 export interface Rebuilt {
-  /** Records read from memory.wal, among them those that no consumer can read. */
+  /** Records read from memory.wal, among them those that no consumer can read or replicate. */
   readonly records: number;
   readonly unreadable: number;
   readonly tookMs: number;
@@ -30,6 +30,8 @@ const defaultLeaseMs = 30_000;
 /** Emptying a copy and the switch wait for readers who are just at it. */
 const tries = 5;
 const pauseMs = 1_000;
+/** More records that cannot be replicated are a fault of this release, and the copy is no replica. */
+const mostRefused = 100;
 
 /**
  * Makes the replica again from memory.wal, beside the live one, and switches to it; migration 0072 tells why nothing is
@@ -47,6 +49,7 @@ export async function rebuildReplica(parts: RebuildParts): Promise<Rebuilt> {
   if (!(await patiently(() => yes('rebuild_begin($1, $2)', [owner, leaseMs]), signal))) {
     throw fault('CONFLICT', 'another rebuild is under way');
   }
+  let refused = 0;
   const over = new AbortController();
   const lost = new AbortController();
   const holding = hold(over.signal);
@@ -55,14 +58,19 @@ export async function rebuildReplica(parts: RebuildParts): Promise<Rebuilt> {
     const replayed = await replayTopic({
       ...{ settings, topic: 'memory.wal', signal: AbortSignal.any([signal, lost.signal]), log },
       async onRecords(records) {
-        await patiently(() => store.take(records, owner), signal);
+        await takeEach(records);
         failPoint('intake.committed');
         read += records.length;
         parts.onProgress?.(read);
       },
     });
     if (!(await patiently(() => yes('rebuild_switch($1)', [owner]), signal))) throw leaseLost();
-    return { ...replayed, tookMs: Math.round(performance.now() - startedAt) };
+    const { unreadable } = replayed;
+    return {
+      ...replayed,
+      unreadable: unreadable + refused,
+      tookMs: Math.round(performance.now() - startedAt),
+    };
   } catch (error) {
     throw lost.signal.aborted ? leaseLost() : error;
   } finally {
@@ -72,6 +80,26 @@ export async function rebuildReplica(parts: RebuildParts): Promise<Rebuilt> {
     await database.query('select memory_replicator.rebuild_end($1)', [owner]).catch((error: unknown) => {
       log.warning('memory.rebuild_not_emptied', { error });
     });
+  }
+
+  /** A record that cannot be replicated has its dead letter from the intake, and stays in the topic: it is left out here too. */
+  async function takeEach(records: Parameters<typeof store.take>[0]): Promise<void> {
+    try {
+      await patiently(() => store.take(records, owner), signal);
+    } catch (error) {
+      const known = asFault(error);
+      if (known.retryable || known.code === 'LEASE_LOST' || signal.aborted) throw error;
+      if (records.length > 1) {
+        const half = Math.ceil(records.length / 2);
+        await takeEach(records.slice(0, half));
+        await takeEach(records.slice(half));
+        return;
+      }
+      refused += 1;
+      if (refused > mostRefused) throw error;
+      const [record] = records;
+      log.warning('memory.rebuild_left_out', { error, offset: record?.offset.toString() });
+    }
   }
 
   /** Renews the lease. One that has lapsed ends the rebuild; an answer that fails is asked for again, while it may hold. */
