@@ -1,6 +1,8 @@
+import { createSocket } from 'node:dgram';
 import { createServer, type Server } from 'node:http';
 import { type AddressInfo, createServer as createTcpServer } from 'node:net';
 import { createServer as createTlsServer } from 'node:tls';
+import { asFault } from '@signalbox/faults/fault';
 import { afterAll, beforeAll, beforeEach, expect, it } from 'vitest';
 import { createGuardedFetch, type GuardedFetchOptions } from './guarded-fetch.ts';
 
@@ -154,6 +156,56 @@ it('tries the next address when one takes no connection', async () => {
   });
   expect((await fetch(hook(), post)).address).toBe('127.0.0.2');
 });
+
+it('asks name servers, and a name that nobody answers for holds back no other', async () => {
+  const asked: string[] = [];
+  const names = createSocket('udp4');
+  names.on('message', (question, from) => {
+    const name = nameIn(question);
+    asked.push(name);
+    if (!name.startsWith('slow')) names.send(answerTo(question, [10, 0, 0, 7]), from.port, from.address);
+  });
+  await new Promise<void>((resolve) => names.bind(0, '127.0.0.1', resolve));
+  const bounds = { timeoutMs: 2_000, idleTimeoutMs: 1_000, maxResponseBytes: 1_000 };
+  const nameServers = [`127.0.0.1:${names.address().port}`];
+  const fetch = createGuardedFetch({ allowedHosts: [], nameServers, ...bounds });
+  const slow = Array.from({ length: 16 }, (_, at) =>
+    fetch(`http://slow${at}.example/`, post).then(
+      () => 'answered',
+      (error: unknown) => asFault(error).code,
+    ),
+  );
+  await expect.poll(() => asked.filter((name) => name.startsWith('slow')).length).toBeGreaterThanOrEqual(16);
+  await expect(fetch('http://well.example/', post)).rejects.toMatchObject({
+    code: 'ADDRESS_REFUSED',
+    details: { why: 'private' },
+  });
+  expect(new Set(await Promise.all(slow))).toEqual(new Set(['TIMEOUT']));
+  names.close();
+});
+
+/** The name that a DNS question asks for. */
+function nameIn(question: Buffer): string {
+  const labels: string[] = [];
+  for (let at = 12; ; ) {
+    const length = question[at] ?? 0;
+    if (length === 0) return labels.join('.');
+    labels.push(question.toString('latin1', at + 1, at + 1 + length));
+    at += 1 + length;
+  }
+}
+
+/** One A record; nothing for other types. */
+function answerTo(question: Buffer, address: readonly number[]): Buffer {
+  const end = 12 + Buffer.byteLength(nameIn(question)) + 2 + 4;
+  const isA = question.readUInt16BE(end - 4) === 1;
+  const head = Buffer.from(question.subarray(0, end));
+  head.writeUInt16BE(0x8180, 2);
+  head.writeUInt16BE(isA ? 1 : 0, 6);
+  head.writeUInt32BE(0, 8);
+  const record = [0xc0, 0x0c, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4, ...address];
+  return Buffer.concat([head, Buffer.from(isA ? record : [])]);
+}
 
 it('sends nothing twice: a connection that broke is the end of the call', async () => {
   let connections = 0;
