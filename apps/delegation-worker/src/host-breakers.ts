@@ -6,7 +6,8 @@ import type { Logger, Metrics } from '@signalbox/telemetry/telemetry';
 const maxHosts = 512;
 
 /**
- * One breaker a host that webhooks go to, so that one that is down costs its own webhooks their time and no others. They
+ * One breaker for each host that webhooks of a tenant go to, so that one that is down costs its own webhooks their time and no
+ * others. By tenant, for many have URLs at one host (a chat, a relay), and what one of them has there may fail for ever. They
  * share one name in the metrics, which is bounded, and shows the worst.
  */
 export function hostBreakers(options: {
@@ -16,8 +17,9 @@ export function hostBreakers(options: {
 }) {
   const breakers = new Map<string, Breaker>();
   return {
-    of(host: string): Breaker {
-      const found = breakers.get(host);
+    of(tenant: string, host: string): Breaker {
+      const name = `${tenant} ${host}`;
+      const found = breakers.get(name);
       const breaker =
         found ??
         createBreaker({
@@ -30,8 +32,8 @@ export function hostBreakers(options: {
           log: options.log.child({ host }),
           metrics: options.metrics,
         });
-      breakers.delete(host);
-      breakers.set(host, breaker);
+      breakers.delete(name);
+      breakers.set(name, breaker);
       if (breakers.size > maxHosts) {
         const [oldest] = breakers.keys();
         if (oldest !== undefined) {

@@ -1,7 +1,8 @@
 import { fault } from '@signalbox/faults/fault';
+import { silentLog, silentMetrics } from '@signalbox/telemetry/silent';
 import { retryDelayMs } from '@signalbox/work/retry-delay';
 import { describe, expect, it } from 'vitest';
-import { speaksAgainstHost } from './host-breakers.ts';
+import { hostBreakers, speaksAgainstHost } from './host-breakers.ts';
 import { judge, readRetryAfter, webhookRetry } from './work-webhooks.ts';
 
 function thrownBy(status: number, headers: Record<string, string> = {}) {
@@ -56,6 +57,16 @@ describe('tries of a webhook', () => {
       expect(retryDelayMs(fault(code, ''), 0, 0, webhookRetry)).toBeUndefined();
     }
   });
+});
+
+it('what one tenant has at a host does not keep the webhooks of others from it', async () => {
+  const breakers = hostBreakers({ timeoutMs: 1_000, log: silentLog, metrics: silentMetrics });
+  const call = (tenant: string, status: number) =>
+    breakers.of(tenant, 'hooks.example').run(async () => judge({ status, headers: {} }));
+  for (let tries = 0; tries < 20; tries += 1) await call('acme', 500).catch(() => undefined);
+  await expect(call('acme', 200)).rejects.toMatchObject({ code: 'BREAKER_OPEN' });
+  await call('globex', 200);
+  breakers.close();
 });
 
 it('a host is judged by what it does, not by what one tenant asks of it', () => {

@@ -77,7 +77,7 @@ export function webhookWork(parts: WorkWebhooksParts): Required<Pick<WorkerOptio
     const seconds = () => (performance.now() - began) / 1_000;
     const traceparent = currentTraceparent();
     try {
-      await parts.breakers.of(hostOf(url)).run(async (signal) => {
+      await parts.breakers.of(item.tenant, hostOf(url)).run(async (signal) => {
         const timestamp = Math.floor(Date.now() / 1_000);
         const answer = await parts.fetch(url, {
           method: 'POST',
