@@ -1,9 +1,9 @@
 import { newId } from '@signalbox/contracts/ids';
 import { idKey } from '@signalbox/contracts/keys';
 import type { IntakeRecord } from '@signalbox/messaging/messaging';
-import { createTestDatabase } from '@signalbox/testkit/database';
+import { createTestDatabase, openTestDatabase } from '@signalbox/testkit/database';
 import { replicaStore } from '../src/replica-store.ts';
-import { openTestDatabase, tenant, type WalRecord, walValue } from './replicator-harness.ts';
+import { tenant, type WalRecord, walValue } from './replicator-harness.ts';
 
 /** A record of memory.wal as the intake hands it over. */
 export function intakeRecord(record: WalRecord, offset = 0n): IntakeRecord {

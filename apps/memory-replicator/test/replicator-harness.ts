@@ -1,20 +1,10 @@
-import { kafkaSettings } from '@signalbox/config/kafka-settings';
-import { outboxSettings } from '@signalbox/config/outbox-settings';
-import { loadSettings } from '@signalbox/config/settings';
-import { givenSources } from '@signalbox/config/sources';
 import { newId } from '@signalbox/contracts/ids';
 import { idKey } from '@signalbox/contracts/keys';
 import type { MemoryPage, RecalledMemory } from '@signalbox/contracts/memory-recall';
 import type { MemoryStored } from '@signalbox/contracts/memory-wal';
 import { openAsker } from '@signalbox/messaging/asker';
-import { openMessaging } from '@signalbox/messaging/messaging';
-import { askUpkeep } from '@signalbox/messaging/upkeep';
-import { openDatabase } from '@signalbox/postgres/database';
 import { silentLog, silentMetrics } from '@signalbox/telemetry/silent';
-import { createTestDatabase } from '@signalbox/testkit/database';
-import { testInfra } from '@signalbox/testkit/infra';
-import { type SpawnedService, spawnService } from '@signalbox/testkit/service';
-import { ownTopics } from '@signalbox/testkit/topics';
+import { openSurroundings, type StartOptions } from '@signalbox/testkit/surroundings';
 import { waitFor } from '@signalbox/testkit/wait';
 
 export const tenant = 'acme';
@@ -37,19 +27,6 @@ export interface ReplicaRow {
   readonly version: number;
   readonly body: string | null;
   readonly deleted_at: Date | null;
-}
-
-export function openTestDatabase(url: string) {
-  return openDatabase({
-    url,
-    poolSize: 4,
-    maxOverflow: 4,
-    poolTimeoutMs: 5_000,
-    poolRecycleMs: 600_000,
-    applicationName: 'test',
-    log: silentLog,
-    metrics: silentMetrics,
-  });
 }
 
 /** What memory-sync writes, as the value of a record. */
@@ -77,42 +54,21 @@ export function walValue(record: WalRecord) {
 
 /** The rest of the world as memory-replicator sees it: who writes memory.wal, who asks, the database behind. */
 export async function startHarness() {
-  const database = await createTestDatabase();
-  const topics = ownTopics();
-  await topics.create(
-    'memory.wal',
-    'memory.recall.requests',
-    'memory.recall.results',
-    'jobs.commands',
-    'jobs.results',
-  );
-  const env = {
-    KAFKA_BOOTSTRAP_SERVERS: testInfra().kafka,
-    KAFKA_TOPIC_PREFIX: topics.prefix,
-    KAFKA_GROUP_ID: `${topics.prefix}group`,
-    DATABASE_URL: database.url,
-    DATABASE_POOL_SIZE: '4',
-    DATABASE_MAX_OVERFLOW: '4',
-  };
-  const own = openTestDatabase(database.url);
-  const settings = loadSettings('test', { ...kafkaSettings, ...outboxSettings }, givenSources(env));
-  const messaging = openMessaging({
-    ...{
-      settings,
-      instanceId: newId(),
-      service: 'gateway',
-      database: own,
-      log: silentLog,
-      metrics: silentMetrics,
-    },
+  const around = await openSurroundings({
+    topics: [
+      'memory.wal',
+      'memory.recall.requests',
+      'memory.recall.results',
+      'jobs.commands',
+      'jobs.results',
+    ],
+    service: 'gateway',
+    env: { DATABASE_POOL_SIZE: '4', DATABASE_MAX_OVERFLOW: '4' },
   });
+  const { env, settings, database, topics, own, messaging } = around;
   const asker = openAsker({
     ...{ messaging, service: 'gateway', log: silentLog, metrics: silentMetrics },
     ...{ requests: 'memory.recall.requests', results: 'memory.recall.results' },
-  });
-  const jobs = openAsker({
-    ...{ messaging, service: 'job-worker', log: silentLog, metrics: silentMetrics },
-    ...{ requests: 'jobs.commands', results: 'jobs.results' },
   });
 
   /** Writes records to memory.wal, and answers the ids of their memories. */
@@ -120,17 +76,10 @@ export async function startHarness() {
     const made = records.map((record) => ({ record, ...walValue(record) }));
     await Promise.all(
       made.map(({ record, eventType, memoryId, value }) =>
-        messaging.producer.direct({
-          topic: 'memory.wal',
+        around.send({
+          ...{ topic: 'memory.wal', tenant: record.tenant ?? tenant, eventType, value },
           key: idKey(record.tenant ?? tenant, memoryId),
-          headers: {
-            tenant_id: record.tenant ?? tenant,
-            event_id: newId(),
-            event_type: eventType,
-            schema: 'memory.wal.v1',
-            ...(record.traceparent === undefined ? {} : { traceparent: record.traceparent }),
-          },
-          value,
+          headers: { traceparent: record.traceparent },
         }),
       ),
     );
@@ -189,24 +138,10 @@ export async function startHarness() {
       return answer.value;
     },
     compact: (limit: number, resume?: Record<string, unknown>) =>
-      askUpkeep(jobs, {
-        owner: 'memory-replicator',
-        task: 'memory_compaction',
-        limit,
-        resume,
-        deadlineMs: 10_000,
-      }),
-    async start(more: Record<string, string> = {}, { ready = true } = {}): Promise<SpawnedService> {
-      const service = await spawnService('memory-replicator', { ...env, ...more });
-      if (ready) await service.ready();
-      return service;
-    },
-    async close(): Promise<void> {
-      await messaging.close();
-      await own.close();
-      await topics.drop();
-      await database.drop();
-    },
+      around.upkeep('memory-replicator', 'memory_compaction', { limit, resume }),
+    start: (more: Record<string, string> = {}, options: StartOptions = {}) =>
+      around.start('memory-replicator', more, options),
+    close: around.close,
   };
 }
 
