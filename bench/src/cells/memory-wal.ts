@@ -1,4 +1,4 @@
-import { writeFileSync } from 'node:fs';
+import { rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { MemoryStored } from '@signalbox/contracts/memory-wal';
@@ -124,7 +124,9 @@ export function walFloodCell(options: { stack: BenchStack; pairs: number; record
           writeFileSync(file, `${lines.join('\n')}\n`, { mode: 0o644 });
           const startedAt = performance.now();
           await owner.query(`copy public.floor_memories (${floorColumns}) from '${file}'`);
-          return rateOf(records, startedAt);
+          const reading = rateOf(records, startedAt);
+          rmSync(file);
+          return reading;
         },
       },
       {
