@@ -82,6 +82,30 @@ create function memory_replicator.is_sample(p_memory_id uuid) returns boolean
   language sql immutable strict parallel safe
 return (get_byte(uuid_send(p_memory_id), 15) & 15) = 0;
 
+-- Takes words out of the vocabulary that no memory holds any more, also none of those that were indexed just now: the words
+-- of a deleted memory are what it said.
+create function memory_replicator.forget_words(p_tenants text[], p_words text[], p_made_tenants text[], p_made uuid[])
+  returns void
+  language plpgsql security definer set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_custom_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+declare
+  v_tenants text[];
+  v_words text[];
+begin
+  select array_agg(l.tenant), array_agg(l.word) into v_tenants, v_words from (
+    select g.tenant, g.word from unnest(p_tenants, p_words) as g(tenant, word)
+    except
+    select s.tenant, u.word from unnest(p_made_tenants, p_made) as i(tenant, memory_id)
+    join memory_replicator.search s on s.tenant = i.tenant and s.memory_id = i.memory_id,
+    unnest(tsvector_to_array(s.words)) as u(word)) l;
+  delete from memory_replicator.words w using unnest(v_tenants, v_words) as g(tenant, word)
+  where w.tenant = g.tenant and w.word = g.word collate "C" and (
+    select true from memory_replicator.search s
+    where s.tenant collate "POSIX" = g.tenant and not s.folded
+      and s.words @@ ('''' || replace(replace(g.word, '\', '\\'), '''', '''''') || '''')::tsquery limit 1) is null;
+end $$;
+
 -- Makes the search rows of memories that have changed, at most about so many; answers how many it has looked at, null
 -- while another process does it. One at a time: two would not see each other's memories that say the same.
 create function memory_replicator.index_pending(p_limit int) returns int
@@ -97,8 +121,8 @@ declare
   v_fold_keys uuid[];
   v_more_tenants text[];
   v_more_keys uuid[];
-  v_gone_tenants text[];
-  v_gone_words text[];
+  v_word_tenants text[];
+  v_words text[];
   v_live smallint := memory_replicator.live_copy();
 begin
   if not pg_try_advisory_xact_lock(7241865325824071) then return null; end if;
@@ -117,16 +141,19 @@ begin
     delete from memory_replicator.search s using unnest(v_tenants, v_ids) as u(tenant, memory_id)
     where s.tenant = u.tenant and s.memory_id = u.memory_id
     returning s.tenant, s.memory_id, s.fold_key, s.words),
-  gone_words as (select distinct g.tenant, u.word from gone g, unnest(tsvector_to_array(g.words)) as u(word)),
   counted as (
     update memory_replicator.words w set memories = greatest(w.memories - c.n, 1)
     from (select g.tenant, u.word, 16 * count(*)::int as n
           from gone g, unnest(tsvector_to_array(g.words) || array['']) as u(word)
           where memory_replicator.is_sample(g.memory_id) group by g.tenant, u.word) c
-    where w.tenant = c.tenant and w.word = c.word)
-  select (select array_agg(g.tenant) from gone g), (select array_agg(g.fold_key) from gone g),
-    (select array_agg(d.tenant) from gone_words d), (select array_agg(d.word) from gone_words d)
-  into v_fold_tenants, v_fold_keys, v_gone_tenants, v_gone_words;
+    where w.tenant = c.tenant and w.word = c.word),
+  rare as (
+    select distinct g.tenant, u.word from gone g, unnest(tsvector_to_array(g.words)) as u(word)
+    where (select w.memories from memory_replicator.words w where w.tenant = g.tenant and w.word = u.word collate "C") <= 2000)
+  select array_agg(g.tenant), array_agg(g.fold_key),
+    (select array_agg(r.tenant order by r.tenant, r.word) from rare r),
+    (select array_agg(r.word order by r.tenant, r.word) from rare r)
+  into v_fold_tenants, v_fold_keys, v_word_tenants, v_words from gone g;
 
   with made as (
     insert into memory_replicator.search (tenant, memory_id, version, namespace, session_id, role, occurred_at, expires_at,
@@ -170,15 +197,7 @@ begin
     cross join lateral (select * from memory_replicator.search o
       where o.tenant = t.tenant and o.fold_key = t.fold_key offset 0) e) f
   where s.tenant = f.tenant and s.memory_id = f.memory_id and s.folded <> f.folded;
-
-  -- A word that no memory has any more is not kept: it may be what somebody wanted to have forgotten. (What is folded has
-  -- the words of the one that stands for it.)
-  delete from memory_replicator.words w
-  using unnest(v_gone_tenants, v_gone_words) as g(tenant, word)
-  where w.tenant = g.tenant and w.word = g.word collate "C" and w.memories <= 1 and not exists (
-    select from memory_replicator.search s
-    where s.tenant collate "POSIX" = g.tenant and not s.folded
-      and s.words @@ ('''' || replace(replace(g.word, '\', '\\'), '''', '''''') || '''')::tsquery);
+  perform memory_replicator.forget_words(v_word_tenants, v_words, v_tenants, v_ids) where v_words is not null;
   return cardinality(v_ids);
 end $$;
 
@@ -309,5 +328,5 @@ select app.protect_queue_functions('memory_replicator', 'signalbox_memory_replic
 
 -- Down Migration
 drop function memory_replicator.index_lag, memory_replicator.folded, memory_replicator.match, memory_replicator.index_pending, memory_replicator.is_sample,
-  memory_replicator.words_alike, memory_replicator.fold_key;
+  memory_replicator.forget_words, memory_replicator.words_alike, memory_replicator.fold_key;
 drop table memory_replicator.words, memory_replicator.search;

@@ -186,24 +186,6 @@ test('an older one is shown again when the newer one of the same text is gone, o
   expect(await replica.texts('key mat', {}, tenant)).toEqual(['the key is under the mat']);
 });
 
-test('a word that only a deleted memory had is not kept, in no table', async () => {
-  const tenant = newTenant();
-  const [id = ''] = await replica.put([
-    { tenant, text: 'the password is xyloplast' },
-    { tenant, text: 'the password was changed' },
-  ]);
-  const known = async () =>
-    (
-      await replica.database.query<{ word: string }>(
-        `select word from memory_replicator.words where tenant = $1 and word <> '' order by word`,
-        [tenant],
-      )
-    ).map(({ word }) => word);
-  expect(await known()).toContain('xyloplast');
-  await replica.put([{ tenant, memoryId: id, version: 2, deletedAt: new Date() }]);
-  expect(await known()).toEqual(['changed', 'password', 'the', 'was']);
-});
-
 test('namespaces and roles narrow a recall', async () => {
   const tenant = newTenant();
   await replica.put([
