@@ -25,7 +25,11 @@ export function takeJobs({ database, store, duplicates, consumer, log }: TakeJob
     const repeated = await database.transaction(
       async (tx) => {
         let known = 0;
-        for (const { tenant, value, traceparent, headers } of records) {
+        // By tenant, as every replica: the first job of a tenant makes its queue, and two that wait for each other's are a ring.
+        const inOrder = records.toSorted((one, other) =>
+          one.tenant < other.tenant ? -1 : Number(one.tenant > other.tenant),
+        );
+        for (const { tenant, value, traceparent, headers } of inOrder) {
           const job = readValue('jobs.commands', 'job.requested', value);
           if (job === undefined) continue;
           const requestId = headers[headerNames.requestId];
