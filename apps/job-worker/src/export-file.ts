@@ -1,4 +1,4 @@
-import { type FileHandle, mkdir, open, readdir, rename, rm } from 'node:fs/promises';
+import { type FileHandle, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fault } from '@signalbox/faults/fault';
 import { failPoint } from '@signalbox/lifecycle/fail-point';
@@ -14,6 +14,8 @@ export interface ExportFile {
   readonly pages: AsyncIterable<readonly object[]>;
   readonly maxRows: number;
   readonly maxBytes: number;
+  /** Of all exports of the tenant together, those that are kept among them. */
+  readonly maxTenantBytes: number;
   /** Asked last of all: whether the job is still this process's. */
   readonly held: () => boolean;
 }
@@ -44,10 +46,11 @@ export async function writeExport(file: ExportFile): Promise<WrittenExport> {
   const ownFolder = join(folder, tenant);
   await mkdir(ownFolder, { recursive: true });
   await removeUnfinished(ownFolder, jobId);
+  const keptBytes = await bytesOfOthers(ownFolder, jobId);
   const path = join(ownFolder, unfinishedName(jobId, attempt));
   const handle = await open(path, 'wx', 0o600);
   try {
-    const written = await writeLines(handle, header, file);
+    const written = await writeLines(handle, header, file, keptBytes);
     await handle.sync();
     await handle.close();
     if (!file.held()) throw fault('LEASE_LOST', 'the job is run by another process');
@@ -61,12 +64,22 @@ export async function writeExport(file: ExportFile): Promise<WrittenExport> {
   }
 }
 
-async function writeLines(handle: FileHandle, header: object, file: ExportFile): Promise<WrittenExport> {
+async function writeLines(
+  handle: FileHandle,
+  header: object,
+  file: ExportFile,
+  keptBytes: number,
+): Promise<WrittenExport> {
   let rows = 0;
   let bytes = 0;
   const write = async (text: string) => {
     bytes += Buffer.byteLength(text);
     if (bytes > file.maxBytes) throw fault('BODY_TOO_LARGE', 'the export is larger than EXPORT_MAX_MB');
+    if (keptBytes + bytes > file.maxTenantBytes) {
+      const why =
+        'the exports of the tenant are larger than EXPORT_TENANT_MAX_MB; each goes when its link has expired';
+      throw fault('BODY_TOO_LARGE', why);
+    }
     await handle.writeFile(text);
   };
   await write(`${JSON.stringify(header)}\n`);
@@ -78,6 +91,20 @@ async function writeLines(handle: FileHandle, header: object, file: ExportFile):
   }
   await write(`${JSON.stringify({ end: true, count: rows })}\n`);
   return { rows, bytes };
+}
+
+/** Exports of a tenant are written one after the other, so nobody adds to them meanwhile. */
+async function bytesOfOthers(ownFolder: string, jobId: string): Promise<number> {
+  let bytes = 0;
+  for (const name of await readdir(ownFolder)) {
+    if (name === `${jobId}.ndjson`) continue;
+    // One that has just been removed counts no more.
+    bytes += await stat(join(ownFolder, name)).then(
+      ({ size }) => size,
+      () => 0,
+    );
+  }
+  return bytes;
 }
 
 async function removeUnfinished(ownFolder: string, jobId: string): Promise<void> {

@@ -15,6 +15,7 @@ export interface ExportSettings {
   readonly exportLinkTtlSeconds: number;
   readonly exportMaxRows: number;
   readonly exportMaxMb: number;
+  readonly exportTenantMaxMb: number;
   readonly maxFailures: number;
 }
 
@@ -54,6 +55,7 @@ export function exportRunner({ store, sources, settings, held }: RunExportParts)
       pages: exportPages(sources, { tenant, kind, arguments: job.arguments, signal }),
       maxRows: settings.exportMaxRows,
       maxBytes: settings.exportMaxMb * 1_048_576,
+      maxTenantBytes: settings.exportTenantMaxMb * 1_048_576,
     });
     failPoint('export.published');
     const expires = Math.floor(Date.now() / 1_000) + settings.exportLinkTtlSeconds;

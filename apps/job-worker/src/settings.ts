@@ -99,6 +99,13 @@ export const jobWorkerSettings = {
     min: 1,
     max: 1_048_576,
   }),
+  exportTenantMaxMb: integer({
+    env: 'EXPORT_TENANT_MAX_MB',
+    doc: 'Megabytes of all exports of a tenant that are kept at once; one that goes beyond fails.',
+    default: 4_096,
+    min: 1,
+    max: 1_048_576,
+  }),
 };
 
 export type JobWorkerSettings = SettingsOf<typeof jobWorkerSettings>;
