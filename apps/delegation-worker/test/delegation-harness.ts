@@ -1,10 +1,6 @@
 import { mkdtempSync, readFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { kafkaSettings } from '@signalbox/config/kafka-settings';
-import { outboxSettings } from '@signalbox/config/outbox-settings';
-import { loadSettings } from '@signalbox/config/settings';
-import { givenSources } from '@signalbox/config/sources';
 import type { MessagePosted } from '@signalbox/contracts/conversation-inbound';
 import type { TaskSubmitted } from '@signalbox/contracts/delegation-tasks';
 import type { TaskUpdated, WebhookUpdated } from '@signalbox/contracts/delegation-updates';
@@ -13,18 +9,12 @@ import { idKey, sessionKey } from '@signalbox/contracts/keys';
 import type { SourceTopicName } from '@signalbox/contracts/topics';
 import type { TurnEnded } from '@signalbox/contracts/turn-results';
 import { readValue } from '@signalbox/contracts/validate';
-import { openAsker } from '@signalbox/messaging/asker';
-import { type IntakeRecord, openMessaging } from '@signalbox/messaging/messaging';
-import { askUpkeep } from '@signalbox/messaging/upkeep';
-import { openDatabase } from '@signalbox/postgres/database';
-import { silentLog, silentMetrics } from '@signalbox/telemetry/silent';
-import { createTestDatabase } from '@signalbox/testkit/database';
-import { testInfra } from '@signalbox/testkit/infra';
-import { type SpawnedService, spawnService } from '@signalbox/testkit/service';
-import { ownTopics } from '@signalbox/testkit/topics';
+import type { IntakeRecord } from '@signalbox/messaging/messaging';
+import { openSurroundings, type StartOptions } from '@signalbox/testkit/surroundings';
 import { waitFor } from '@signalbox/testkit/wait';
 
 export const tenant = 'acme';
+const entry = new URL('./main-with-test-handlers.ts', import.meta.url);
 
 export type Submit = Partial<Omit<TaskSubmitted, 'deadline_at'>> & {
   readonly handler?: string;
@@ -44,50 +34,20 @@ const topicNames = [
 
 /** The rest of the world as delegation-worker sees it: who submits, conversation-worker, who reads what becomes of it. */
 export async function startHarness() {
-  const database = await createTestDatabase();
-  const topics = ownTopics();
-  await topics.create(...topicNames, 'jobs.commands', 'jobs.results');
-  const env = {
-    KAFKA_BOOTSTRAP_SERVERS: testInfra().kafka,
-    KAFKA_TOPIC_PREFIX: topics.prefix,
-    KAFKA_GROUP_ID: `${topics.prefix}group`,
-    DATABASE_URL: database.url,
-    DATABASE_POOL_SIZE: '3',
-    DATABASE_MAX_OVERFLOW: '3',
-    DELEGATION_LEASE_MS: '2500',
-    WEBHOOK_SIGNING_SECRET: 'the secret of these tests',
-    WEBHOOK_ALLOWED_HOSTS: '127.0.0.1',
-  };
-  const own = openDatabase({
-    url: database.url,
-    poolSize: 2,
-    maxOverflow: 2,
-    poolTimeoutMs: 5_000,
-    poolRecycleMs: 600_000,
-    applicationName: 'test',
-    log: silentLog,
-    metrics: silentMetrics,
+  const around = await openSurroundings({
+    topics: [...topicNames, 'jobs.commands', 'jobs.results'],
+    env: {
+      DATABASE_POOL_SIZE: '3',
+      DATABASE_MAX_OVERFLOW: '3',
+      DELEGATION_LEASE_MS: '2500',
+      WEBHOOK_SIGNING_SECRET: 'the secret of these tests',
+      WEBHOOK_ALLOWED_HOSTS: '127.0.0.1',
+    },
   });
-  const messaging = openMessaging({
-    settings: loadSettings('test', { ...kafkaSettings, ...outboxSettings }, givenSources(env)),
-    instanceId: newId(),
-    service: 'test',
-    database: own,
-    log: silentLog,
-    metrics: silentMetrics,
-  });
-  const read = new Map<SourceTopicName, IntakeRecord[]>();
-  for (const topic of topicNames) {
-    const into: IntakeRecord[] = [];
-    read.set(topic, into);
-    messaging.consume({
-      topic,
-      group: 'test',
-      inbox: 'own-row',
-      handler: async (records) => void into.push(...records),
-    });
-  }
-  let asker: Parameters<typeof askUpkeep>[0] | undefined;
+  const { env, database, topics, messaging } = around;
+  const read = new Map<SourceTopicName, IntakeRecord[]>(
+    topicNames.map((topic) => [topic, around.read(topic)]),
+  );
   const recordsOf = (topic: SourceTopicName) => read.get(topic) ?? [];
 
   const send = (
@@ -95,22 +55,14 @@ export async function startHarness() {
     eventType: string,
     key: string,
     value: object,
-    headers: Record<string, string>,
-  ) =>
-    messaging.producer.direct({
-      topic,
-      key,
-      headers: {
-        tenant_id: tenant,
-        event_id: newId(),
-        event_type: eventType,
-        schema: `${topic}.v1`,
-        ...headers,
-      },
-      value,
-    });
-  const toTask = (id: string, eventType: string, value: object, headers: Record<string, string> = {}) =>
-    send('delegation.tasks', eventType, idKey(tenant, id), value, { correlation_id: id, ...headers });
+    headers: Record<string, string | undefined>,
+  ) => around.send({ topic, tenant, key, eventType, value, headers });
+  const toTask = (
+    id: string,
+    eventType: string,
+    value: object,
+    headers: Record<string, string | undefined> = {},
+  ) => send('delegation.tasks', eventType, idKey(tenant, id), value, { correlation_id: id, ...headers });
 
   const submitted = new Map<string, TaskSubmitted>();
   /** Submits a task; with the id of one that was submitted here, the same again. */
@@ -135,10 +87,7 @@ export async function startHarness() {
       task_id: id,
     };
     submitted.set(id, value);
-    await toTask(id, 'task.submitted', value, {
-      reply_to: replyTo,
-      ...(traceparent === undefined ? {} : { traceparent }),
-    });
+    await toTask(id, 'task.submitted', value, { reply_to: replyTo, traceparent });
     return id;
   }
 
@@ -225,28 +174,10 @@ export async function startHarness() {
       });
     },
     /** Asks for a piece of upkeep as job-worker does. */
-    upkeep(task: string) {
-      const requests = 'jobs.commands';
-      const results = 'jobs.results';
-      const parts = { messaging, log: silentLog, metrics: silentMetrics };
-      asker ??= openAsker({ ...parts, service: 'job-worker', requests, results });
-      return askUpkeep(asker, { owner: 'delegation-worker', task, limit: 1_000, deadlineMs: 20_000 });
-    },
-    async start(more: Record<string, string> = {}, { ready = true } = {}): Promise<SpawnedService> {
-      const service = await spawnService(
-        'delegation-worker',
-        { ...env, ...more },
-        { entry: new URL('./main-with-test-handlers.ts', import.meta.url) },
-      );
-      if (ready) await service.ready();
-      return service;
-    },
-    async close(): Promise<void> {
-      await messaging.close();
-      await own.close();
-      await topics.drop();
-      await database.drop();
-    },
+    upkeep: (task: string) => around.upkeep('delegation-worker', task),
+    start: (more: Record<string, string> = {}, options: StartOptions = {}) =>
+      around.start('delegation-worker', more, { entry, ...options }),
+    close: around.close,
   };
 }
 

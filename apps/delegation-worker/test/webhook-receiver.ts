@@ -1,4 +1,4 @@
-import { launchService } from '@signalbox/testkit/service';
+import { startStandIn } from '@signalbox/testkit/stand-in';
 import { waitFor } from '@signalbox/testkit/wait';
 
 /** A call as the receiver saw it. */
@@ -18,28 +18,18 @@ export interface ReceivedCall {
 
 /** The stand-in receiver as a process of its own. */
 export async function startReceiver(signingSecret: string) {
-  const entry = new URL('../../../dev/simulators/webhooks/main.ts', import.meta.url);
-  const process = launchService(
-    'webhook-receiver',
-    { PORT: '0', HOST: '127.0.0.1', WEBHOOK_SIGNING_SECRET: signingSecret },
-    { entry },
-  );
-  const url = await waitFor(
-    () => /http:\S+/.exec(process.noise.join('\n'))?.[0] ?? '',
-    (found) => found !== '',
-    { timeoutMs: 20_000, label: 'the receiver listens' },
-  );
+  const { url, faults, read, close } = await startStandIn('webhooks', {
+    WEBHOOK_SIGNING_SECRET: signingSecret,
+  });
   const calls = async (taskId: string): Promise<ReceivedCall[]> => {
-    const all: ReceivedCall[] = JSON.parse(await (await fetch(`${url}/admin/calls`)).text());
+    const all = await read<ReceivedCall[]>('/admin/calls');
     return all.filter(({ body }) => body.data.task_id === taskId);
   };
   return {
     url,
     hook: `${url}/hooks/acme`,
     calls,
-    async fail(...orders: readonly object[]): Promise<void> {
-      await fetch(`${url}/admin/faults`, { method: 'PUT', body: JSON.stringify(orders) });
-    },
+    fail: faults,
     /** Waits for so many calls of a task. */
     received: (taskId: string, count = 1, timeoutMs = 15_000): Promise<ReceivedCall[]> =>
       waitFor(
@@ -47,6 +37,6 @@ export async function startReceiver(signingSecret: string) {
         (found) => found.length >= count,
         { timeoutMs, label: `${count} calls of ${taskId}` },
       ),
-    stop: () => process[Symbol.asyncDispose](),
+    stop: close,
   };
 }

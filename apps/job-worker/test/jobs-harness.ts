@@ -1,10 +1,6 @@
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { kafkaSettings } from '@signalbox/config/kafka-settings';
-import { outboxSettings } from '@signalbox/config/outbox-settings';
-import { loadSettings } from '@signalbox/config/settings';
-import { givenSources } from '@signalbox/config/sources';
 import { newId } from '@signalbox/contracts/ids';
 import { type Job, jobsCommandsSchema, type SessionPage } from '@signalbox/contracts/jobs';
 import { idKey } from '@signalbox/contracts/keys';
@@ -13,14 +9,10 @@ import { readValue } from '@signalbox/contracts/validate';
 import { fault } from '@signalbox/faults/fault';
 import { openAnswerer } from '@signalbox/messaging/answerer';
 import { openAsker } from '@signalbox/messaging/asker';
-import { openMessaging } from '@signalbox/messaging/messaging';
 import { type UpkeepTask, upkeepAnswer } from '@signalbox/messaging/upkeep';
-import { openDatabase } from '@signalbox/postgres/database';
 import { silentLog, silentMetrics } from '@signalbox/telemetry/silent';
-import { createTestDatabase } from '@signalbox/testkit/database';
-import { testInfra } from '@signalbox/testkit/infra';
-import { type SpawnedService, spawnService } from '@signalbox/testkit/service';
-import { ownTopics } from '@signalbox/testkit/topics';
+import type { SpawnedService } from '@signalbox/testkit/service';
+import { openSurroundings, type StartOptions } from '@signalbox/testkit/surroundings';
 import { waitFor } from '@signalbox/testkit/wait';
 
 export const tenant = 'acme';
@@ -40,46 +32,26 @@ const pageRows = 2;
 
 /** The rest of the world as job-worker sees it: the gateway that asks and answers, who owns memories, what is told. */
 export async function startHarness() {
-  const database = await createTestDatabase();
-  const topics = ownTopics();
-  await topics.create(
-    'jobs.commands',
-    'jobs.results',
-    'ui.notifications',
-    'memory.recall.requests',
-    'memory.recall.results',
-  );
   const exportDir = mkdtempSync(join(tmpdir(), 'signalbox-exports-'));
-  const env = {
-    KAFKA_BOOTSTRAP_SERVERS: testInfra().kafka,
-    KAFKA_TOPIC_PREFIX: topics.prefix,
-    KAFKA_GROUP_ID: `${topics.prefix}group`,
-    DATABASE_URL: database.url,
-    DATABASE_POOL_SIZE: '2',
-    DATABASE_MAX_OVERFLOW: '3',
-    EXPORT_DIR: exportDir,
-    EXPORT_SIGNING_SECRET: secret,
-    JOB_WORKER_LEASE_MS: '2000',
-    JOB_ASK_TIMEOUT_MS: '1500',
-  };
-  const own = openDatabase({
-    url: database.url,
-    poolSize: 2,
-    maxOverflow: 2,
-    poolTimeoutMs: 5_000,
-    poolRecycleMs: 600_000,
-    applicationName: 'test',
-    log: silentLog,
-    metrics: silentMetrics,
-  });
-  const messaging = openMessaging({
-    settings: loadSettings('test', { ...kafkaSettings, ...outboxSettings }, givenSources(env)),
-    instanceId: newId(),
+  const around = await openSurroundings({
+    topics: [
+      'jobs.commands',
+      'jobs.results',
+      'ui.notifications',
+      'memory.recall.requests',
+      'memory.recall.results',
+    ],
     service: 'gateway',
-    database: own,
-    log: silentLog,
-    metrics: silentMetrics,
+    env: {
+      DATABASE_POOL_SIZE: '2',
+      DATABASE_MAX_OVERFLOW: '3',
+      EXPORT_DIR: exportDir,
+      EXPORT_SIGNING_SECRET: secret,
+      JOB_WORKER_LEASE_MS: '2000',
+      JOB_ASK_TIMEOUT_MS: '1500',
+    },
   });
+  const { env, database, messaging } = around;
   const parts = { messaging, service: 'gateway', log: silentLog, metrics: silentMetrics };
   const gateway: Gateway = {
     sessions: new Map(),
@@ -131,31 +103,16 @@ export async function startHarness() {
     },
   });
   const asker = openAsker({ ...parts, requests: 'jobs.commands', results: 'jobs.results' });
-  const notifications: { tenant: string; value: NotificationPosted }[] = [];
-  messaging.consume({
-    topic: 'ui.notifications',
-    group: 'test',
-    inbox: 'own-row',
-    handler: async (records) => {
-      for (const record of records) {
-        const value = readValue('ui.notifications', 'notification.posted', record.value);
-        if (value !== undefined) notifications.push({ tenant: record.tenant, value });
-      }
-    },
-  });
+  const notifications = around.read('ui.notifications');
 
   async function request(
     kind: string,
     args: Record<string, unknown>,
     { of = tenant, jobId = newId(), traceparent }: { of?: string; jobId?: string; traceparent?: string } = {},
   ): Promise<string> {
-    await messaging.producer.direct({
-      topic: 'jobs.commands',
-      key: idKey(of, jobId),
-      headers: {
-        ...{ tenant_id: of, event_id: newId(), event_type: 'job.requested', schema: jobsCommandsSchema },
-        ...(traceparent === undefined ? {} : { traceparent }),
-      },
+    await around.send({
+      ...{ topic: 'jobs.commands', tenant: of, key: idKey(of, jobId), eventType: 'job.requested' },
+      headers: { traceparent },
       value: { job_id: jobId, kind, arguments: args, requested_at: new Date().toISOString() },
     });
     return jobId;
@@ -177,7 +134,6 @@ export async function startHarness() {
     gateway,
     upkeep,
     memories,
-    notifications,
     request,
     ask,
     /** A session with so many events in the test's gateway. */
@@ -202,7 +158,10 @@ export async function startHarness() {
     /** What people were told of a job, once there is something. */
     told: (jobId: string): Promise<NotificationPosted[]> =>
       waitFor(
-        () => notifications.map(({ value }) => value).filter(({ data }) => data?.job_id === jobId),
+        () =>
+          notifications
+            .flatMap(({ value }) => readValue('ui.notifications', 'notification.posted', value) ?? [])
+            .filter(({ data }) => data?.job_id === jobId),
         (found) => found.length > 0,
         { label: `notification of job ${jobId}` },
       ),
@@ -259,19 +218,16 @@ export async function startHarness() {
         (row) => row?.outcome === outcome && row.tick >= since,
         { timeoutMs, label: `${schedule} ${outcome}` },
       ),
-    async start(more: Record<string, string> = {}, { ready = true } = {}): Promise<SpawnedService> {
-      const service = await spawnService('job-worker', { ...env, ...more });
-      if (ready) {
-        await service.ready();
-        await service.log('jobs.started');
-      }
+    async start(
+      more: Record<string, string> = {},
+      { ready = true }: StartOptions = {},
+    ): Promise<SpawnedService> {
+      const service = await around.start('job-worker', more, { ready });
+      if (ready) await service.log('jobs.started');
       return service;
     },
     async close(): Promise<void> {
-      await messaging.close();
-      await own.close();
-      await topics.drop();
-      await database.drop();
+      await around.close();
       rmSync(exportDir, { recursive: true, force: true });
     },
   };

@@ -1,28 +1,16 @@
 import { createHash } from 'node:crypto';
-import { kafkaSettings } from '@signalbox/config/kafka-settings';
-import { outboxSettings } from '@signalbox/config/outbox-settings';
-import { loadSettings } from '@signalbox/config/settings';
-import { givenSources } from '@signalbox/config/sources';
 import { newId } from '@signalbox/contracts/ids';
-import type { UpkeepDone } from '@signalbox/contracts/jobs';
 import { sessionKey } from '@signalbox/contracts/keys';
 import type { ToolCatalogued } from '@signalbox/contracts/tool-catalog';
 import type { ToolCancelRequested, ToolRequested } from '@signalbox/contracts/tool-requests';
 import type { ToolOutcomeReported } from '@signalbox/contracts/tool-results';
 import { readValue } from '@signalbox/contracts/validate';
-import { type Asker, openAsker } from '@signalbox/messaging/asker';
-import { type IntakeRecord, openMessaging } from '@signalbox/messaging/messaging';
-import { askUpkeep } from '@signalbox/messaging/upkeep';
-import { openDatabase } from '@signalbox/postgres/database';
-import { silentLog, silentMetrics } from '@signalbox/telemetry/silent';
-import { createTestDatabase } from '@signalbox/testkit/database';
-import { testInfra } from '@signalbox/testkit/infra';
-import { type SpawnedService, spawnService } from '@signalbox/testkit/service';
-import { ownTopics } from '@signalbox/testkit/topics';
+import { openSurroundings, type StartOptions } from '@signalbox/testkit/surroundings';
 import { waitFor } from '@signalbox/testkit/wait';
 import type { Tool } from '../src/tools/tool.ts';
 
 export const tenant = 'acme';
+const entry = new URL('./main-with-limit-tools.ts', import.meta.url);
 
 export interface Ask {
   readonly tool: string;
@@ -39,77 +27,35 @@ type AskedCall = Omit<ToolCancelRequested, 'call_id'>;
 
 /** The rest of the world as tool-executor sees it: who asks, who reads the answers, the database behind. */
 export async function startHarness(tools: readonly Tool[]) {
-  const database = await createTestDatabase();
-  const topics = ownTopics();
-  await topics.create('tool.requests', 'tool.results', 'tool.catalog', 'jobs.commands', 'jobs.results');
+  const around = await openSurroundings({
+    topics: ['tool.requests', 'tool.results', 'tool.catalog', 'jobs.commands', 'jobs.results'],
+    env: {
+      DATABASE_POOL_SIZE: '3',
+      DATABASE_MAX_OVERFLOW: '3',
+      TOOL_EXECUTOR_CPU_SECONDS: '1',
+      TOOL_EXECUTOR_MEMORY_MB: '64',
+      TOOL_EXECUTOR_OUTPUT_BYTES: '10000',
+      TOOL_EXECUTOR_LEASE_MS: '2500',
+    },
+  });
+  const { env, database, topics, own } = around;
   for (const { name } of tools) {
     await database.query('INSERT INTO tool_executor.tools (tenant, name) VALUES ($1, $2)', [tenant, name]);
   }
-  const env = {
-    KAFKA_BOOTSTRAP_SERVERS: testInfra().kafka,
-    KAFKA_TOPIC_PREFIX: topics.prefix,
-    KAFKA_GROUP_ID: `${topics.prefix}group`,
-    DATABASE_URL: database.url,
-    DATABASE_POOL_SIZE: '3',
-    DATABASE_MAX_OVERFLOW: '3',
-    TOOL_EXECUTOR_CPU_SECONDS: '1',
-    TOOL_EXECUTOR_MEMORY_MB: '64',
-    TOOL_EXECUTOR_OUTPUT_BYTES: '10000',
-    TOOL_EXECUTOR_LEASE_MS: '2500',
-  };
-  const own = openDatabase({
-    url: database.url,
-    poolSize: 2,
-    maxOverflow: 2,
-    poolTimeoutMs: 5_000,
-    poolRecycleMs: 600_000,
-    applicationName: 'test',
-    log: silentLog,
-    metrics: silentMetrics,
-  });
-  const messaging = openMessaging({
-    settings: loadSettings('test', { ...kafkaSettings, ...outboxSettings }, givenSources(env)),
-    instanceId: newId(),
-    service: 'test',
-    database: own,
-    log: silentLog,
-    metrics: silentMetrics,
-  });
-  const results: IntakeRecord[] = [];
-  const catalog: IntakeRecord[] = [];
-  const collect = (topic: 'tool.results' | 'tool.catalog', into: IntakeRecord[]) =>
-    messaging.consume({
-      topic,
-      group: 'test',
-      inbox: 'own-row',
-      handler: async (records) => {
-        into.push(...records);
-      },
-    });
-  collect('tool.results', results);
-  collect('tool.catalog', catalog);
+  const results = around.read('tool.results');
+  const catalog = around.read('tool.catalog');
 
-  let asker: Asker<'jobs.commands', 'jobs.results'> | undefined;
   const asked = new Map<string, AskedCall>();
   const request = (
     eventType: 'tool.requested' | 'tool.cancel_requested',
     of: string,
     value: ToolRequested | ToolCancelRequested,
-    headers: Record<string, string>,
+    headers: Record<string, string | undefined>,
   ) =>
-    messaging.producer.direct({
-      topic: 'tool.requests',
+    around.send({
+      ...{ topic: 'tool.requests', tenant: of, eventType, value },
       key: sessionKey(of, value.session_id),
-      headers: {
-        tenant_id: of,
-        session_id: value.session_id,
-        event_id: newId(),
-        event_type: eventType,
-        schema: 'tool.requests.v1',
-        correlation_id: value.call_id,
-        ...headers,
-      },
-      value,
+      headers: { session_id: value.session_id, correlation_id: value.call_id, ...headers },
     });
 
   async function ask(given: Ask): Promise<string> {
@@ -129,7 +75,7 @@ export async function startHarness(tools: readonly Tool[]) {
     };
     await request('tool.requested', tenant, value, {
       reply_to: given.replyTo ?? 'conversation-worker',
-      ...(given.traceparent === undefined ? {} : { traceparent: given.traceparent }),
+      traceparent: given.traceparent,
     });
     return callId;
   }
@@ -152,13 +98,7 @@ export async function startHarness(tools: readonly Tool[]) {
     topics,
     ask,
     /** One piece of upkeep, asked for as job-worker does. */
-    async upkeep(task: string, limit: number): Promise<UpkeepDone> {
-      asker ??= openAsker({
-        ...{ messaging, service: 'test', requests: 'jobs.commands', results: 'jobs.results' },
-        ...{ log: silentLog, metrics: silentMetrics },
-      });
-      return await askUpkeep(asker, { owner: 'tool-executor', task, limit, deadlineMs: 20_000 });
-    },
+    upkeep: (task: string, limit: number) => around.upkeep('tool-executor', task, { limit }),
     cancel,
     /** The same as the intake of another replica does it. Answers what the call was. */
     async cancelElsewhere(callId: string): Promise<string | undefined> {
@@ -184,23 +124,9 @@ export async function startHarness(tools: readonly Tool[]) {
     catalog: (): ToolCatalogued[] =>
       catalog.flatMap(({ value }) => readValue('tool.catalog', 'tool.catalogued', value) ?? []),
     /** Starts the service with the tools that reach the limits. */
-    async start(more: Record<string, string> = {}, { ready = true } = {}): Promise<SpawnedService> {
-      const service = await spawnService(
-        'tool-executor',
-        { ...env, ...more },
-        { entry: new URL('./main-with-limit-tools.ts', import.meta.url) },
-      );
-      if (ready) {
-        await service.ready();
-      }
-      return service;
-    },
-    async close(): Promise<void> {
-      await messaging.close();
-      await own.close();
-      await topics.drop();
-      await database.drop();
-    },
+    start: (more: Record<string, string> = {}, options: StartOptions = {}) =>
+      around.start('tool-executor', more, { entry, ...options }),
+    close: around.close,
   };
 }
 

@@ -66,6 +66,14 @@ export async function createTestDatabase(
   };
 }
 
+/** Connections of a test's own, without log and metrics. */
+export function openTestDatabase(url: string): Database {
+  return openDatabase({
+    ...{ url, poolSize: 4, maxOverflow: 4, poolTimeoutMs: 5_000, poolRecycleMs: 600_000 },
+    ...{ applicationName: 'test', log: silentLog, metrics: silentMetrics },
+  });
+}
+
 /** False while another process makes it. A template gets its name last, so one half made is never cloned. */
 async function makeTemplate(server: Database, ownerUrl: string, template: string): Promise<boolean> {
   if (await exists(server, template)) {
