@@ -7,6 +7,7 @@ import { silentLog as log, silentMetrics as metrics } from '@signalbox/telemetry
 import { createTestDatabase, type TestDatabase } from '@signalbox/testkit/database';
 import { afterAll, beforeAll, beforeEach, expect, it } from 'vitest';
 import { createTakeUpdates, type UpdateOutcome } from './take-updates.ts';
+import { moveTasks } from './update-store.ts';
 
 /** Batches as the runner hands them over: again, halved, and to two owners of a partition at once during a rebalance. */
 
@@ -203,4 +204,34 @@ it('rows are seen by their tenant alone, and by nobody without one', async () =>
     await tried.catch(() => undefined);
   }
   expect(await rowOf(taskId)).toMatchObject({ seq: 1 });
+});
+
+it('finds the tasks of a batch without looking through those of the tenant', async () => {
+  await test.query(
+    `insert into delegation_gateway.tasks
+       (tenant, task_id, status, target, priority, depth, submitted_at, updated_at)
+     select 'crowd', gen_random_uuid(), 'running', '{}', 5, 0, now(), now() from generate_series(1, 5000)`,
+  );
+  await test.query('analyze delegation_gateway.tasks');
+  const [taskId = ''] = (
+    await test.query<{ id: string }>(
+      "select task_id as id from delegation_gateway.tasks where tenant = 'crowd' limit 1",
+    )
+  ).map(({ id }) => id);
+  const readRows = await database.transaction(
+    async (tx) => {
+      // More than the five that Postgres plans for their values.
+      for (let place = 1n; place <= 8n; place += 1n) {
+        const moved = { taskId, update: undefined, state: undefined, endedAt: undefined, webhook: undefined };
+        await moveTasks(tx, 'crowd', 1, [{ ...moved, last: { epoch: 1, position: place } }]);
+      }
+      const [read] = await tx.query<{ rows: string }>(
+        `select coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0) as rows from pg_stat_xact_user_tables
+         where schemaname = 'delegation_gateway' and relname = 'tasks'`,
+      );
+      return Number(read?.rows);
+    },
+    { tenant: 'crowd' },
+  );
+  expect(readRows).toBeLessThan(1_000); // versions of the one row; all of them would be 40 000
 });

@@ -131,10 +131,13 @@ const moveStatement = {
       webhook = coalesce(m -> 'webhook', t.webhook),
       last_epoch = $2, last_position = (m ->> 'position')::bigint
     from json_array_elements($3::json) m
-    where t.tenant = $1 and t.task_id = (m ->> 'task_id')::uuid`,
+    where t.tenant = $1 and t.task_id = any($4::uuid[]) and t.task_id = (m ->> 'task_id')::uuid`,
 };
 
-/** Moves tasks on; their rows are locked already. */
+/**
+ * Moves tasks on; their rows are locked already. Their ids are given apart: nothing else tells the planner that it must not
+ * read all tasks of the tenant to find them (110 ms a batch with 100 000).
+ */
 export async function moveTasks(
   tx: Transaction,
   tenant: string,
@@ -149,7 +152,7 @@ export async function moveTasks(
     ...(endedAt === undefined ? {} : { ended_at: endedAt }),
     ...(webhook === undefined ? {} : { webhook: webhookView(webhook) }),
   }));
-  await tx.query(moveStatement, [tenant, epoch, JSON.stringify(rows)]);
+  await tx.query(moveStatement, [tenant, epoch, JSON.stringify(rows), moved.map(({ taskId }) => taskId)]);
 }
 
 function webhookView({ status, attempts, last_error, updated_at }: WebhookUpdated) {
