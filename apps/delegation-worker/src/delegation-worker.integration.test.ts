@@ -17,7 +17,7 @@ beforeAll(async () => {
   const twice = await harness.submit({ input: { a: 2 } });
   await harness.submit({ task_id: twice });
   early = { cancelled, twice };
-  service = await harness.start({ DELEGATION_MAX_RETRIES: '2' });
+  service = await harness.start({ DELEGATION_MAX_RETRIES: '2', DELEGATION_MAX_OPEN_CHILDREN: '4' });
 });
 afterAll(async () => {
   await service?.[Symbol.asyncDispose]();
@@ -135,6 +135,19 @@ describe('a handler', () => {
       message: 'task 1 failed: no handler has the name nothing',
     });
   });
+});
+
+test('tasks that tasks delegate are bounded by tenant, callers’ own are not', async () => {
+  const child = { handler: 'ask', input: { prompt: 'well?' }, depth: 1, parent_task_id: newId() };
+  const open: string[] = [];
+  for (let count = 0; count < 4; count += 1) open.push(await harness.submit(child));
+  await Promise.all(open.map((id) => harness.reaches(id, 'input_required')));
+  const tooMany = await harness.reaches(await harness.submit(child), 'failed');
+  expect(tooMany.error?.error_code).toBe('TENANT_BUSY');
+  await harness.reaches(await harness.submit({}), 'completed');
+  for (const id of open) await harness.input(id, { text: 'so' });
+  await Promise.all(open.map((id) => harness.reaches(id, 'completed')));
+  await harness.reaches(await harness.submit({ ...child, handler: 'echo' }), 'completed');
 });
 
 test('a submission that comes again is answered with the last update, to who asks now, and nothing runs', async () => {

@@ -78,6 +78,7 @@ export async function delegationWorker(lifecycle: Lifecycle, handlers: readonly 
       fail: (item, lease, why) => queue.finish(database, item, lease, 'failed', why),
       onWebhooks: () => webhooks.wake(),
       maxDepth: settings.maxDepth,
+      maxOpenChildren: settings.maxOpenChildren,
       maxTaskMs: settings.maxTaskMs,
       log,
       metrics: counts,

@@ -22,6 +22,8 @@ export interface RunTaskParts {
   /** Webhooks may have been entered. */
   readonly onWebhooks: () => void;
   readonly maxDepth: number;
+  /** Of a tenant. */
+  readonly maxOpenChildren: number;
   readonly maxTaskMs: number;
   readonly log: Logger;
   readonly metrics: TaskMetrics;
@@ -94,6 +96,8 @@ export function taskWork(parts: RunTaskParts): Required<Pick<WorkerOptions, 'run
       );
     } else if (deadlineOf(task, parts.maxTaskMs).getTime() <= Date.now()) {
       await end(run, expired());
+    } else if (await isOneTooMany(run)) {
+      await end(run, failed('TENANT_BUSY', 'as many delegated tasks of this tenant run as may'));
     } else {
       if (run.status !== 'running' || run.toldAttempt < item.attempt) await run.tell({ status: 'running' });
       if ('persona_id' in task.target) await runPersona(run, task.target.persona_id);
@@ -102,6 +106,16 @@ export function taskWork(parts: RunTaskParts): Required<Pick<WorkerOptions, 'run
     // Its webhook was entered when it was parked.
     if (run.status === 'input_required') parts.onWebhooks();
     span.setAttribute('task.status', run.status);
+  }
+
+  /**
+   * Callers are bounded at the door; tasks that tasks delegate are bounded here, when they first run: 16 calls a turn, five
+   * levels deep, are a million. This one is among those that are counted.
+   */
+  async function isOneTooMany({ item, payload, isFirst }: TaskRun): Promise<boolean> {
+    if (payload.task.parent_task_id === undefined || !isFirst) return false;
+    const { maxOpenChildren } = parts;
+    return (await store.openChildren(item.tenant, maxOpenChildren + 1)) > maxOpenChildren;
   }
 
   /** What the intake that claimed the task knows of it, or what is stored. */

@@ -34,6 +34,13 @@ export const delegationWorkerSettings = {
     default: 4,
     max: 32,
   }),
+  maxOpenChildren: integer({
+    env: 'DELEGATION_MAX_OPEN_CHILDREN',
+    doc: 'Tasks of one tenant that tasks have delegated and that have not ended; one more fails (TENANT_BUSY).',
+    default: 10_000,
+    min: 1,
+    max: 1_000_000,
+  }),
   maxRetries: integer({
     env: 'DELEGATION_MAX_RETRIES',
     doc: 'How often a task that failed is tried again, with pauses of up to a minute, before it fails for good.',

@@ -24,6 +24,8 @@ export class TaskRun {
   readonly #children: readonly string[];
   /** The attempt that was told last, when it began. */
   readonly toldAttempt: number;
+  /** Nothing of it has run before. */
+  readonly isFirst: boolean;
   /** Steps that had an outcome then. */
   readonly knownOutcomes: number;
   #seq: number;
@@ -39,6 +41,7 @@ export class TaskRun {
     this.#steps = new Map(opened.steps.map((step) => [step.name, step]));
     this.#children = opened.children;
     this.toldAttempt = opened.toldAttempt;
+    this.isFirst = item.attempt === 1 && opened.steps.length === 0;
     this.knownOutcomes = opened.steps.filter(({ outcome }) => outcome !== undefined).length;
     this.#seq = opened.seq;
     this.#status = opened.status;

@@ -272,6 +272,12 @@ export function taskStore(database: Queryable, outbox: Pick<Outbox, 'writer' | '
       };
     },
 
+    /** Tasks of the tenant that others have delegated and that have not ended, counted up to the limit. */
+    async openChildren(tenant: string, limit: number): Promise<number> {
+      const [row] = await database.query<{ open: number }>(statements.openChildren, [tenant, limit]);
+      return row?.open ?? 0;
+    },
+
     async due(limit: number): Promise<TaskId[]> {
       const rows = await database.query<{ tenant: string; task_id: string }>(statements.due, [limit]);
       return rows.map(({ tenant, task_id: taskId }) => ({ tenant, taskId }));
@@ -379,6 +385,7 @@ const statements = {
   find: call('find_tasks', '$1::text[], $2::uuid[]'),
   claimToEnd: call('claim_to_end', '$1, $2, $3, $4, $5'),
   storeOutcomes: call('store_outcomes', '$1::jsonb, $2, $3, $4, $5'),
+  openChildren: call('open_children', '$1, $2', 'open_children as open'),
   due: call('due_tasks', '$1'),
   prune: call('prune_tasks', '$1, $2', 'prune_tasks as gone'),
 };
