@@ -1,4 +1,5 @@
 import { createServer } from 'node:http';
+import { createServer as createSocketServer } from 'node:net';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { type BoundedFetch, createBoundedFetch } from './bounded-fetch.ts';
 
@@ -51,4 +52,23 @@ it('fails a call alone, and not the process, whenever its abort comes', async ()
   await expect(connecting).rejects.toBe(reason);
   await turns(20);
   expect(http.connections()).toBe(0);
+});
+
+it('fails a call whose answer has a status that is none', async () => {
+  const odd = createSocketServer((socket) => {
+    socket.on('error', () => undefined);
+    socket.once('data', (data) => {
+      const [, status] = /\/(\d+)/.exec(data.toString()) ?? [];
+      socket.end(`HTTP/1.1 ${status} Odd\r\ncontent-length: 4\r\n\r\nbody`);
+    });
+  });
+  await new Promise<void>((resolve) => odd.listen(0, '127.0.0.1', resolve));
+  const address = odd.address();
+  const base = `http://127.0.0.1:${typeof address === 'object' ? address?.port : 0}`;
+  for (const status of [600, 999]) {
+    await expect(http.fetch(`${base}/${status}`)).rejects.toThrow(`the answer has the status ${status}`);
+  }
+  expect((await http.fetch(`${base}/599`)).status).toBe(599);
+  await turns(20);
+  odd.close();
 });

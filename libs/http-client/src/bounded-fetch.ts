@@ -56,7 +56,13 @@ export function createBoundedFetch(options: BoundedFetchOptions): BoundedFetch {
       );
       outgoing.on('response', (incoming) => {
         answer = incoming;
-        resolve(responseOf(incoming));
+        try {
+          resolve(responseOf(incoming));
+        } catch (error) {
+          // A status that no Response can have (600, 999). Thrown on from here it would be the end of the process.
+          incoming.destroy();
+          reject(new Error(`the answer has the status ${incoming.statusCode}`, { cause: error }));
+        }
       });
       outgoing.on('error', (error: NodeJS.ErrnoException) => {
         // The server closed a kept connection just as it was taken again: it read nothing, so the call is sent anew.
