@@ -1,13 +1,8 @@
 import { newId } from '@signalbox/contracts/ids';
+import { call } from '@signalbox/testkit/api-call';
 import type { SpawnedService } from '@signalbox/testkit/service';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import {
-  call,
-  type DelegationFixture,
-  delegationFixture,
-  handlerTask,
-  submit,
-} from './delegation-fixture.ts';
+import { type DelegationFixture, delegationFixture, handlerTask, submit } from './delegation-fixture.ts';
 
 /** What the API does not take, and how it says so. */
 

@@ -1,10 +1,10 @@
 import { newId } from '@signalbox/contracts/ids';
+import { call } from '@signalbox/testkit/api-call';
 import { startFaultProxy } from '@signalbox/testkit/fault-proxy';
 import { type SpawnedService, spawnService } from '@signalbox/testkit/service';
 import type { SseEvent } from '@signalbox/testkit/sse';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import {
-  call,
   type DelegationFixture,
   delegationFixture,
   follow,

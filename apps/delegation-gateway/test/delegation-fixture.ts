@@ -1,6 +1,3 @@
-import { kafkaSettings } from '@signalbox/config/kafka-settings';
-import { loadSettings } from '@signalbox/config/settings';
-import { givenSources } from '@signalbox/config/sources';
 import { delegationUpdatesSchema, type TaskUpdated } from '@signalbox/contracts/delegation-updates';
 import { headerNames } from '@signalbox/contracts/headers';
 import { newId } from '@signalbox/contracts/ids';
@@ -8,25 +5,19 @@ import type { UpkeepDone } from '@signalbox/contracts/jobs';
 import { idKey } from '@signalbox/contracts/keys';
 import { newApiKey } from '@signalbox/identity/api-keys';
 import { createKey, createTenant } from '@signalbox/identity/create-key';
-import { type Asker, openAsker } from '@signalbox/messaging/asker';
-import { type Messaging, openMessaging, type Receipt } from '@signalbox/messaging/messaging';
+import type { Receipt } from '@signalbox/messaging/messaging';
 import { toRecord } from '@signalbox/messaging/outgoing';
 import { readAll } from '@signalbox/messaging/read-topic';
-import { askUpkeep } from '@signalbox/messaging/upkeep';
-import { type Database, openDatabase } from '@signalbox/postgres/database';
-import { silentLog as log, silentMetrics as metrics } from '@signalbox/telemetry/silent';
-import { createTestDatabase, type TestDatabase } from '@signalbox/testkit/database';
+import type { Database } from '@signalbox/postgres/database';
+import { silentLog as log } from '@signalbox/telemetry/silent';
+import { type Answer, call } from '@signalbox/testkit/api-call';
+import type { TestDatabase } from '@signalbox/testkit/database';
 import { testInfra } from '@signalbox/testkit/infra';
-import { type SpawnedService, spawnService } from '@signalbox/testkit/service';
+import type { SpawnedService } from '@signalbox/testkit/service';
 import { openSse, type SseOptions, type SseStream } from '@signalbox/testkit/sse';
-import { type OwnTopics, ownTopics } from '@signalbox/testkit/topics';
+import { openSurroundings } from '@signalbox/testkit/surroundings';
+import type { OwnTopics } from '@signalbox/testkit/topics';
 import { waitFor } from '@signalbox/testkit/wait';
-
-export interface Answer<B = Record<string, unknown>> {
-  readonly status: number;
-  readonly headers: Headers;
-  readonly body: B;
-}
 
 /** A record of delegation.tasks as the worker finds it. */
 export interface TaskRecord {
@@ -62,70 +53,24 @@ export type Told = Partial<TaskUpdated> & {
 
 /** Database, topics and two tenants with keys of one test file. */
 export async function delegationFixture(): Promise<DelegationFixture> {
-  const infra = testInfra();
-  const topics = ownTopics();
-  const [database] = await Promise.all([
-    createTestDatabase(),
-    topics.create('delegation.tasks', 'delegation.updates', 'jobs.commands', 'jobs.results'),
-  ]);
-  const db = openDatabase({
-    url: database.ownerUrl,
-    poolSize: 2,
-    maxOverflow: 0,
-    poolTimeoutMs: 5000,
-    poolRecycleMs: 600_000,
-    applicationName: 'delegation-gateway-test',
-    log,
-    metrics,
+  const around = await openSurroundings({
+    topics: ['delegation.tasks', 'delegation.updates', 'jobs.commands', 'jobs.results'],
+    ...{ service: 'delegation-worker', asOwner: true },
+    env: {
+      DATABASE_POOL_SIZE: '4',
+      DATABASE_MAX_OVERFLOW: '0',
+      REDIS_URL: testInfra().redisUrl,
+      REDIS_KEY_PREFIX: `test-${newId().slice(-12)}:`,
+      RATE_LIMIT_MAX: '0',
+      TRACING_ENABLED: 'true',
+    },
   });
-  const kafka = loadSettings(
-    'delegation-gateway-test',
-    kafkaSettings,
-    givenSources({ KAFKA_BOOTSTRAP_SERVERS: infra.kafka, KAFKA_TOPIC_PREFIX: topics.prefix }),
-  );
+  const { env, settings, database, topics, own: db } = around;
   const keys = { acme: newApiKey('dev').text, globex: newApiKey('dev').text };
   for (const [tenant, text] of Object.entries(keys)) {
     await createTenant(db, tenant, tenant);
     await db.transaction((tx) => createKey(tx, { tenant, text, name: 'test' }), { tenant });
   }
-  const env = {
-    KAFKA_BOOTSTRAP_SERVERS: infra.kafka,
-    KAFKA_TOPIC_PREFIX: topics.prefix,
-    KAFKA_GROUP_ID: topics.prefix,
-    DATABASE_URL: database.url,
-    DATABASE_POOL_SIZE: '4',
-    DATABASE_MAX_OVERFLOW: '0',
-    REDIS_URL: infra.redisUrl,
-    REDIS_KEY_PREFIX: `test-${newId().slice(-12)}:`,
-    RATE_LIMIT_MAX: '0',
-    TRACING_ENABLED: 'true',
-  };
-  const services: SpawnedService[] = [];
-  let worker: Messaging | undefined;
-  const messaging = () => {
-    worker ??= openMessaging({
-      settings: kafka,
-      instanceId: newId(),
-      service: 'delegation-worker',
-      database: db,
-      log,
-      metrics,
-    });
-    return worker;
-  };
-
-  let asker: Asker<'jobs.commands', 'jobs.results'> | undefined;
-  const jobs = () => {
-    asker ??= openAsker({
-      messaging: messaging(),
-      service: 'job-worker',
-      requests: 'jobs.commands',
-      results: 'jobs.results',
-      log,
-      metrics,
-    });
-    return asker;
-  };
 
   return {
     keys,
@@ -133,12 +78,7 @@ export async function delegationFixture(): Promise<DelegationFixture> {
     database,
     db,
     topics,
-    async start(more = {}) {
-      const service = await spawnService('delegation-gateway', { ...env, ...more });
-      services.push(service);
-      await service.ready();
-      return service;
-    },
+    start: (more) => around.start('delegation-gateway', more),
     async tell(tenant, taskId, updates) {
       const receipts: Receipt[] = [];
       for (const { eventId = newId(), webhook, ...update } of updates) {
@@ -173,14 +113,14 @@ export async function delegationFixture(): Promise<DelegationFixture> {
           },
           `00-${newId().replaceAll('-', '')}-00f067aa0ba902b7-01`,
         );
-        receipts.push(await messaging().producer.direct({ topic, key, headers, value }));
+        receipts.push(await around.messaging.producer.direct({ topic, key, headers, value }));
       }
       return receipts;
     },
     records: (tenant, taskId, count) =>
       waitFor(
         async () => {
-          const all = await readAll({ settings: kafka, topic: 'delegation.tasks', log });
+          const all = await readAll({ settings, topic: 'delegation.tasks', log });
           return all
             .filter(({ key }) => key === idKey(tenant, taskId))
             .map(({ headers, value }) => ({
@@ -193,44 +133,9 @@ export async function delegationFixture(): Promise<DelegationFixture> {
         (found) => found.length >= count,
         { timeoutMs: 20_000, label: `${count} records of the task` },
       ),
-    upkeep: (task) =>
-      askUpkeep(jobs(), { owner: 'delegation-gateway', task, limit: 1000, deadlineMs: 20_000 }),
-    async close() {
-      await Promise.all(services.map((service) => service[Symbol.asyncDispose]()));
-      await worker?.close();
-      await db.close();
-      await Promise.all([database.drop(), topics.drop()]);
-    },
+    upkeep: (task) => around.upkeep('delegation-gateway', task),
+    close: around.close,
   };
-}
-
-/** Sends a request and reads the JSON answer. */
-export async function call<B = Record<string, unknown>>(
-  service: { readonly url: string },
-  path: string,
-  options: {
-    key?: string;
-    body?: unknown;
-    raw?: string | Uint8Array<ArrayBuffer>;
-    headers?: Record<string, string>;
-    method?: string;
-  } = {},
-): Promise<Answer<B>> {
-  const { key, body, raw, headers = {}, method } = options;
-  const payload = raw ?? (body === undefined ? undefined : JSON.stringify(body));
-  const response = await fetch(service.url + path, {
-    method: method ?? (payload === undefined ? 'GET' : 'POST'),
-    headers: {
-      ...(key === undefined ? {} : { 'x-api-key': key }),
-      ...(payload === undefined ? {} : { 'content-type': 'application/json' }),
-      ...headers,
-    },
-    ...(payload === undefined ? {} : { body: payload }),
-  });
-  const text = await response.text();
-  // The caller names the form it checks next.
-  const read: B = text === '' ? {} : JSON.parse(text);
-  return { status: response.status, headers: response.headers, body: read };
 }
 
 export interface Submitted extends Record<string, unknown> {

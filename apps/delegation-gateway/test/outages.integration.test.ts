@@ -1,16 +1,11 @@
 import { newId } from '@signalbox/contracts/ids';
+import { call } from '@signalbox/testkit/api-call';
 import { type FaultProxy, startFaultProxy } from '@signalbox/testkit/fault-proxy';
 import { testInfra } from '@signalbox/testkit/infra';
 import { type SpawnedService, spawnService } from '@signalbox/testkit/service';
 import { waitFor } from '@signalbox/testkit/wait';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import {
-  call,
-  type DelegationFixture,
-  delegationFixture,
-  handlerTask,
-  submit,
-} from './delegation-fixture.ts';
+import { type DelegationFixture, delegationFixture, handlerTask, submit } from './delegation-fixture.ts';
 
 /** Parts that go away. Processes that die between two steps are in crashes.regression.ts. */
 

@@ -1,4 +1,5 @@
 import { newId } from '@signalbox/contracts/ids';
+import { call } from '@signalbox/testkit/api-call';
 import { type FaultProxy, startFaultProxy } from '@signalbox/testkit/fault-proxy';
 import { testInfra } from '@signalbox/testkit/infra';
 import type { SpawnedService } from '@signalbox/testkit/service';
@@ -6,7 +7,6 @@ import { type SseEvent, SseRefused } from '@signalbox/testkit/sse';
 import { waitFor } from '@signalbox/testkit/wait';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import {
-  call,
   type DelegationFixture,
   delegationFixture,
   follow,

@@ -1,15 +1,9 @@
+import { call } from '@signalbox/testkit/api-call';
 import { type SpawnedService, spawnService } from '@signalbox/testkit/service';
 import type { SseEvent } from '@signalbox/testkit/sse';
 import { waitFor } from '@signalbox/testkit/wait';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import {
-  call,
-  type DelegationFixture,
-  delegationFixture,
-  follow,
-  reached,
-  submit,
-} from './delegation-fixture.ts';
+import { type DelegationFixture, delegationFixture, follow, reached, submit } from './delegation-fixture.ts';
 
 /** The two services of tasks together: what a caller sees of work that is really done. */
 

@@ -1,18 +1,17 @@
-import { kafkaSettings } from '@signalbox/config/kafka-settings';
-import { loadSettings } from '@signalbox/config/settings';
-import { givenSources } from '@signalbox/config/sources';
 import { newId } from '@signalbox/contracts/ids';
 import { sessionKey } from '@signalbox/contracts/keys';
 import { newApiKey } from '@signalbox/identity/api-keys';
 import { createKey } from '@signalbox/identity/create-key';
 import { type Messaging, openMessaging } from '@signalbox/messaging/messaging';
 import { silentLog, silentMetrics } from '@signalbox/telemetry/silent';
-import { launchService, type SpawnedService, spawnService } from '@signalbox/testkit/service';
+import { call } from '@signalbox/testkit/api-call';
+import { type SpawnedService, spawnService } from '@signalbox/testkit/service';
 import { type SpanCollector, startSpanCollector } from '@signalbox/testkit/span-collector';
 import type { SseEvent } from '@signalbox/testkit/sse';
+import { startStandIn } from '@signalbox/testkit/stand-in';
 import { waitFor } from '@signalbox/testkit/wait';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { call, follow, type GatewayFixture, gatewayFixture, post } from '../test/gateway-fixture.ts';
+import { follow, type GatewayFixture, gatewayFixture, post } from '../test/gateway-fixture.ts';
 
 // A poison record among the messages of a session, through the real services: gateway, conversation-worker, outbox-sync.
 
@@ -49,9 +48,11 @@ beforeAll(async () => {
   );
   const traced = { OTEL_EXPORTER_OTLP_ENDPOINT: collector.url };
   const env = { ...fixture.env, ...traced };
-  const model = { MODEL_BASE_URL: await startModel(), MODEL_NAME: 'test-model' };
+  const standIn = await startStandIn('model');
+  started.push(standIn.launched);
+  const model = { MODEL_BASE_URL: standIn.url, MODEL_NAME: 'test-model' };
   messaging = openMessaging({
-    settings: loadSettings('test', kafkaSettings, givenSources(fixture.env)),
+    settings: fixture.settings,
     ...{ instanceId: newId(), service: 'test', database: fixture.db, log: silentLog, metrics: silentMetrics },
   });
   const [one, two, relay] = await Promise.all([
@@ -68,18 +69,6 @@ afterAll(async () => {
   await messaging?.close();
   await Promise.all([fixture?.close(), collector?.close()]);
 });
-
-async function startModel(): Promise<string> {
-  const entry = new URL('../../../dev/simulators/model/main.ts', import.meta.url);
-  const model = launchService('model-simulator', { PORT: '0', HOST: '127.0.0.1' }, { entry });
-  started.push(model);
-  const line = await waitFor(
-    () => model.noise.find((each) => each.startsWith('stand-in model on ')),
-    (found) => found !== undefined,
-    { label: 'the stand-in model' },
-  );
-  return line?.replace('stand-in model on ', '') ?? '';
-}
 
 /** A record that no release can read, in the session's place in the log and in a trace of its own. */
 async function sendPoison(sessionId: string) {

@@ -3,9 +3,10 @@ import { sessionKey } from '@signalbox/contracts/keys';
 import { newApiKey } from '@signalbox/identity/api-keys';
 import { createKey } from '@signalbox/identity/create-key';
 import type { Scope } from '@signalbox/identity/scopes';
+import { type Answer, call } from '@signalbox/testkit/api-call';
 import type { SpawnedService } from '@signalbox/testkit/service';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { type Answer, call, type GatewayFixture, gatewayFixture } from '../test/gateway-fixture.ts';
+import { type GatewayFixture, gatewayFixture } from '../test/gateway-fixture.ts';
 
 let fixture: GatewayFixture;
 let gateway: SpawnedService;

@@ -1,7 +1,8 @@
 import { newId } from '@signalbox/contracts/ids';
+import { call } from '@signalbox/testkit/api-call';
 import type { SpawnedService } from '@signalbox/testkit/service';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { call, type GatewayFixture, gatewayFixture } from './gateway-fixture.ts';
+import { type GatewayFixture, gatewayFixture } from './gateway-fixture.ts';
 
 /** Every line of "Bad input" in the contract. */
 

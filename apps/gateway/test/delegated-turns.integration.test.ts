@@ -1,12 +1,12 @@
 import { createHash } from 'node:crypto';
 import { newId } from '@signalbox/contracts/ids';
 import { hashId } from '@signalbox/contracts/memory-ids';
+import { call } from '@signalbox/testkit/api-call';
 import type { SpawnedService } from '@signalbox/testkit/service';
 import { waitFor } from '@signalbox/testkit/wait';
 import { openWebSocket } from '@signalbox/testkit/websocket';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import {
-  call,
   finalEvent,
   follow,
   type GatewayFixture,

@@ -1,6 +1,3 @@
-import { kafkaSettings } from '@signalbox/config/kafka-settings';
-import { loadSettings } from '@signalbox/config/settings';
-import { givenSources } from '@signalbox/config/sources';
 import { conversationOutboundSchema, isDeltaEvent } from '@signalbox/contracts/conversation-outbound';
 import { headerNames } from '@signalbox/contracts/headers';
 import { newId } from '@signalbox/contracts/ids';
@@ -8,33 +5,24 @@ import { sessionKey, toolKey } from '@signalbox/contracts/keys';
 import { toolCatalogSchema } from '@signalbox/contracts/tool-catalog';
 import { newApiKey } from '@signalbox/identity/api-keys';
 import { createKey, createTenant } from '@signalbox/identity/create-key';
-import {
-  type Messaging,
-  type OutgoingMessage,
-  openMessaging,
-  type Receipt,
-} from '@signalbox/messaging/messaging';
+import type { MessagingSettings, OutgoingMessage, Receipt } from '@signalbox/messaging/messaging';
 import { toRecord } from '@signalbox/messaging/outgoing';
-import { type Database, openDatabase } from '@signalbox/postgres/database';
+import type { Database } from '@signalbox/postgres/database';
 import { openRedis, type Redis } from '@signalbox/redis/redis';
 import { silentLog as log, silentMetrics as metrics } from '@signalbox/telemetry/silent';
-import { createTestDatabase, type TestDatabase } from '@signalbox/testkit/database';
+import { type Answer, call } from '@signalbox/testkit/api-call';
+import type { TestDatabase } from '@signalbox/testkit/database';
 import { testInfra } from '@signalbox/testkit/infra';
-import { type SpawnedService, spawnService } from '@signalbox/testkit/service';
+import type { SpawnedService } from '@signalbox/testkit/service';
 import { openSse, type SseOptions, type SseStream } from '@signalbox/testkit/sse';
-import { type OwnTopics, ownTopics } from '@signalbox/testkit/topics';
+import { openSurroundings } from '@signalbox/testkit/surroundings';
+import type { OwnTopics } from '@signalbox/testkit/topics';
 
 /** Ids of an answered POST. */
 export interface Posted {
   readonly session_id: string;
   readonly event_id: string;
   readonly turn_id: string;
-}
-
-export interface Answer<B = Record<string, unknown>> {
-  readonly status: number;
-  readonly headers: Headers;
-  readonly body: B;
 }
 
 export interface OutboundEvent {
@@ -48,6 +36,8 @@ export interface OutboundEvent {
 export interface GatewayFixture {
   readonly keys: { readonly acme: string; readonly globex: string };
   readonly env: Record<string, string>;
+  /** The same as settings of messaging. */
+  readonly settings: MessagingSettings;
   readonly database: TestDatabase;
   readonly db: Database;
   readonly redis: Redis;
@@ -82,39 +72,21 @@ export const gatewayTopics = [
 
 /** Database, topics, Redis prefix, two tenants with keys and personas of one test file. */
 export async function gatewayFixture(): Promise<GatewayFixture> {
-  const infra = testInfra();
-  const topics = ownTopics();
-  const [database] = await Promise.all([createTestDatabase(), topics.create(...gatewayTopics)]);
+  const { redisUrl } = testInfra();
   const redisPrefix = `test-${newId().slice(-12)}:`;
-  const redis = openRedis({ url: infra.redisUrl, log, metrics });
-  const db = openDatabase({
-    url: database.ownerUrl,
-    poolSize: 2,
-    maxOverflow: 0,
-    poolTimeoutMs: 5000,
-    poolRecycleMs: 600_000,
-    applicationName: 'gateway-test',
-    log,
-    metrics,
+  const around = await openSurroundings({
+    ...{ topics: gatewayTopics, service: 'conversation-worker', asOwner: true },
+    env: {
+      DATABASE_POOL_SIZE: '4',
+      DATABASE_MAX_OVERFLOW: '0',
+      REDIS_URL: redisUrl,
+      REDIS_KEY_PREFIX: redisPrefix,
+      RATE_LIMIT_MAX: '0',
+      TRACING_ENABLED: 'true',
+    },
   });
-  const kafka = loadSettings(
-    'gateway-test',
-    kafkaSettings,
-    givenSources({ KAFKA_BOOTSTRAP_SERVERS: infra.kafka, KAFKA_TOPIC_PREFIX: topics.prefix }),
-  );
-  let worker: Messaging | undefined;
-  const messaging = () => {
-    worker ??= openMessaging({
-      settings: kafka,
-      instanceId: newId(),
-      service: 'conversation-worker',
-      database: db,
-      log,
-      metrics,
-    });
-    return worker;
-  };
-
+  const { env, settings, database, topics, own: db } = around;
+  const redis = openRedis({ url: redisUrl, log, metrics });
   const keys = { acme: newApiKey('dev').text, globex: newApiKey('dev').text };
   for (const [tenant, text] of Object.entries(keys)) {
     await createTenant(db, tenant, tenant);
@@ -124,19 +96,6 @@ export async function gatewayFixture(): Promise<GatewayFixture> {
       ['assistant', 'plain'],
     ]);
   }
-  const env = {
-    KAFKA_BOOTSTRAP_SERVERS: infra.kafka,
-    KAFKA_TOPIC_PREFIX: topics.prefix,
-    KAFKA_GROUP_ID: topics.prefix,
-    DATABASE_URL: database.url,
-    DATABASE_POOL_SIZE: '4',
-    DATABASE_MAX_OVERFLOW: '0',
-    REDIS_URL: infra.redisUrl,
-    REDIS_KEY_PREFIX: redisPrefix,
-    RATE_LIMIT_MAX: '0',
-    TRACING_ENABLED: 'true',
-  };
-  const services: SpawnedService[] = [];
 
   const emptyRedis = async () => {
     const found = await redis.run((client) => client.keys(`${redisPrefix}*`));
@@ -157,17 +116,13 @@ export async function gatewayFixture(): Promise<GatewayFixture> {
   return {
     keys,
     env,
+    settings,
     database,
     db,
     redis,
     redisPrefix,
     topics,
-    async start(more = {}) {
-      const service = await spawnService('gateway', { ...env, ...more });
-      services.push(service);
-      await service.ready();
-      return service;
-    },
+    start: (more) => around.start('gateway', more),
     async publish(tenant, sessionId, events) {
       const receipts: Receipt[] = [];
       for (const { type, value, eventId = newId(), traceparent } of events) {
@@ -193,14 +148,14 @@ export async function gatewayFixture(): Promise<GatewayFixture> {
               },
               trace,
             ).headers;
-        receipts.push(await messaging().producer.direct({ topic, key, headers, value }));
+        receipts.push(await around.messaging.producer.direct({ topic, key, headers, value }));
       }
       return receipts;
     },
     async send(message) {
       const { topic, key, value } = message;
       const { headers } = toRecord({ eventId: newId(), ...message }, message.traceparent);
-      return await messaging().producer.direct({ topic, key, headers, value: value ?? {} });
+      return await around.messaging.producer.direct({ topic, key, headers, value: value ?? {} });
     },
     async catalog(tenant, name, value) {
       const topic = 'tool.catalog';
@@ -213,47 +168,16 @@ export async function gatewayFixture(): Promise<GatewayFixture> {
         schema: toolCatalogSchema,
         eventId: newId(),
       } as const;
-      await db.transaction((tx) => messaging().outbox.put(tx, [{ ...message, value }]));
+      await db.transaction((tx) => around.messaging.outbox.put(tx, [{ ...message, value }]));
     },
     emptyRedis,
     snapshotRedis,
     async close() {
-      await Promise.all(services.map((service) => service[Symbol.asyncDispose]()));
-      await worker?.close();
+      await around.close();
       await emptyRedis();
-      await Promise.all([redis.close(), db.close()]);
-      await Promise.all([database.drop(), topics.drop()]);
+      await redis.close();
     },
   };
-}
-
-/** Sends a request and reads the JSON answer. */
-export async function call<B = Record<string, unknown>>(
-  service: { readonly url: string },
-  path: string,
-  options: {
-    key?: string;
-    body?: unknown;
-    raw?: string | Uint8Array<ArrayBuffer>;
-    headers?: Record<string, string>;
-    method?: string;
-  } = {},
-): Promise<Answer<B>> {
-  const { key, body, raw, headers = {}, method } = options;
-  const payload = raw ?? (body === undefined ? undefined : JSON.stringify(body));
-  const response = await fetch(service.url + path, {
-    method: method ?? (payload === undefined ? 'GET' : 'POST'),
-    headers: {
-      ...(key === undefined ? {} : { 'x-api-key': key }),
-      ...(payload === undefined ? {} : { 'content-type': 'application/json' }),
-      ...headers,
-    },
-    ...(payload === undefined ? {} : { body: payload }),
-  });
-  const text = await response.text();
-  // The caller names the form it checks next.
-  const read: B = text === '' ? {} : JSON.parse(text);
-  return { status: response.status, headers: response.headers, body: read };
 }
 
 export function post(

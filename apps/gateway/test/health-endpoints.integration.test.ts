@@ -1,9 +1,10 @@
+import { call } from '@signalbox/testkit/api-call';
 import { type FaultProxy, startFaultProxy } from '@signalbox/testkit/fault-proxy';
 import { testInfra } from '@signalbox/testkit/infra';
 import { type SpawnedService, spawnService } from '@signalbox/testkit/service';
 import { waitFor } from '@signalbox/testkit/wait';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { call, type GatewayFixture, gatewayFixture, post } from './gateway-fixture.ts';
+import { type GatewayFixture, gatewayFixture, post } from './gateway-fixture.ts';
 
 let fixture: GatewayFixture;
 let gateway: SpawnedService;

@@ -1,14 +1,11 @@
-import { kafkaSettings } from '@signalbox/config/kafka-settings';
-import { loadSettings } from '@signalbox/config/settings';
-import { givenSources } from '@signalbox/config/sources';
 import { newId } from '@signalbox/contracts/ids';
 import { readAll } from '@signalbox/messaging/read-topic';
 import { silentLog as log } from '@signalbox/telemetry/silent';
-import { testInfra } from '@signalbox/testkit/infra';
+import { call } from '@signalbox/testkit/api-call';
 import { type SpawnedService, spawnService } from '@signalbox/testkit/service';
 import { waitFor } from '@signalbox/testkit/wait';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { call, type GatewayFixture, gatewayFixture, post } from './gateway-fixture.ts';
+import { type GatewayFixture, gatewayFixture, post } from './gateway-fixture.ts';
 
 /** Idempotency keys of every route that writes, over two gateways. Those of messages: accept.integration.test.ts. */
 
@@ -35,12 +32,7 @@ afterAll(async () => {
 
 /** Records of a session in conversation.inbound, in the order of the log. */
 async function inbound(sessionId: string) {
-  const settings = loadSettings(
-    'gateway-test',
-    kafkaSettings,
-    givenSources({ KAFKA_BOOTSTRAP_SERVERS: testInfra().kafka, KAFKA_TOPIC_PREFIX: fixture.topics.prefix }),
-  );
-  const records = await readAll({ settings, topic: 'conversation.inbound', log });
+  const records = await readAll({ settings: fixture.settings, topic: 'conversation.inbound', log });
   return records
     .filter(({ key }) => key === `acme:${sessionId}`)
     .map(({ headers }) => headers.event_id ?? '');

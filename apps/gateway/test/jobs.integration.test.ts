@@ -5,17 +5,11 @@ import { isFault } from '@signalbox/faults/fault';
 import { openAnswerer } from '@signalbox/messaging/answerer';
 import { type Asker, openAsker } from '@signalbox/messaging/asker';
 import { askUpkeep } from '@signalbox/messaging/upkeep';
+import { call } from '@signalbox/testkit/api-call';
 import type { SpawnedService } from '@signalbox/testkit/service';
 import { waitFor } from '@signalbox/testkit/wait';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import {
-  call,
-  finalEvent,
-  type GatewayFixture,
-  gatewayFixture,
-  post,
-  turnEvents,
-} from './gateway-fixture.ts';
+import { finalEvent, type GatewayFixture, gatewayFixture, post, turnEvents } from './gateway-fixture.ts';
 import { type OtherService, otherService } from './other-services.ts';
 
 /** Jobs, with a stand-in for job-worker at the other end of jobs.commands and jobs.results. */

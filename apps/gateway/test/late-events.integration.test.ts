@@ -1,7 +1,7 @@
+import { call } from '@signalbox/testkit/api-call';
 import type { SpawnedService } from '@signalbox/testkit/service';
 import { afterAll, beforeAll, beforeEach, expect, it } from 'vitest';
 import {
-  call,
   finalEvent,
   follow,
   type GatewayFixture,

@@ -2,10 +2,11 @@ import { newId } from '@signalbox/contracts/ids';
 import type { Memory } from '@signalbox/contracts/memory-recall';
 import { fault } from '@signalbox/faults/fault';
 import { openAnswerer } from '@signalbox/messaging/answerer';
+import { call } from '@signalbox/testkit/api-call';
 import type { SpawnedService } from '@signalbox/testkit/service';
 import { waitFor } from '@signalbox/testkit/wait';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { call, type GatewayFixture, gatewayFixture } from './gateway-fixture.ts';
+import { type GatewayFixture, gatewayFixture } from './gateway-fixture.ts';
 import { type OtherService, otherService } from './other-services.ts';
 
 /** Questions for memories, answered over Kafka by a stand-in for memory-replicator. */

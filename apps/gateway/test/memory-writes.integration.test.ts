@@ -1,17 +1,14 @@
-import { kafkaSettings } from '@signalbox/config/kafka-settings';
-import { loadSettings } from '@signalbox/config/settings';
-import { givenSources } from '@signalbox/config/sources';
 import { newId } from '@signalbox/contracts/ids';
 import { memoryIdentity } from '@signalbox/contracts/memory-ids';
 import { memoryWritesSchema } from '@signalbox/contracts/memory-writes';
 import { validateValue } from '@signalbox/contracts/validate';
 import { readAll } from '@signalbox/messaging/read-topic';
 import { silentLog as log } from '@signalbox/telemetry/silent';
-import { testInfra } from '@signalbox/testkit/infra';
+import { call } from '@signalbox/testkit/api-call';
 import type { SpawnedService } from '@signalbox/testkit/service';
 import { waitFor } from '@signalbox/testkit/wait';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { call, type GatewayFixture, gatewayFixture, post } from './gateway-fixture.ts';
+import { type GatewayFixture, gatewayFixture, post } from './gateway-fixture.ts';
 
 /** Memories written and forgotten by hand, up to their records in memory.writes. */
 
@@ -35,12 +32,7 @@ const write = (body: Record<string, unknown>, headers: Record<string, string> = 
   });
 
 async function records() {
-  const settings = loadSettings(
-    'gateway-test',
-    kafkaSettings,
-    givenSources({ KAFKA_BOOTSTRAP_SERVERS: testInfra().kafka, KAFKA_TOPIC_PREFIX: fixture.topics.prefix }),
-  );
-  const all = await readAll({ settings, topic: 'memory.writes', log });
+  const all = await readAll({ settings: fixture.settings, topic: 'memory.writes', log });
   return all.map(({ key, headers, value }) => ({
     key,
     eventId: headers.event_id ?? '',

@@ -1,10 +1,11 @@
 import { newId } from '@signalbox/contracts/ids';
 import { idKey } from '@signalbox/contracts/keys';
 import { uiNotificationsSchema } from '@signalbox/contracts/ui-notifications';
+import { call } from '@signalbox/testkit/api-call';
 import type { SpawnedService } from '@signalbox/testkit/service';
 import { waitFor } from '@signalbox/testkit/wait';
 import { afterAll, beforeAll, beforeEach, expect, it } from 'vitest';
-import { call, type GatewayFixture, gatewayFixture } from './gateway-fixture.ts';
+import { type GatewayFixture, gatewayFixture } from './gateway-fixture.ts';
 
 /** ui.notifications from the record to the list, read and cleared. */
 

@@ -1,9 +1,10 @@
 import { newId } from '@signalbox/contracts/ids';
+import { call } from '@signalbox/testkit/api-call';
 import type { SpawnedService } from '@signalbox/testkit/service';
 import { type SpanCollector, startSpanCollector } from '@signalbox/testkit/span-collector';
 import { waitFor } from '@signalbox/testkit/wait';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { call, type GatewayFixture, gatewayFixture, post } from './gateway-fixture.ts';
+import { type GatewayFixture, gatewayFixture, post } from './gateway-fixture.ts';
 
 let fixture: GatewayFixture;
 let gateway: SpawnedService;

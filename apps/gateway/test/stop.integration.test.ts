@@ -1,8 +1,9 @@
+import { call } from '@signalbox/testkit/api-call';
 import { type FaultProxy, startFaultProxy } from '@signalbox/testkit/fault-proxy';
 import { waitFor } from '@signalbox/testkit/wait';
 import { openWebSocket } from '@signalbox/testkit/websocket';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { call, follow, type GatewayFixture, gatewayFixture, post } from './gateway-fixture.ts';
+import { follow, type GatewayFixture, gatewayFixture, post } from './gateway-fixture.ts';
 
 let fixture: GatewayFixture;
 let database: FaultProxy;

@@ -1,6 +1,7 @@
 import { sessionKey } from '@signalbox/contracts/keys';
 import { topics } from '@signalbox/contracts/topics';
 import { partitionOf } from '@signalbox/messaging/murmur2';
+import { call } from '@signalbox/testkit/api-call';
 import { startFaultProxy } from '@signalbox/testkit/fault-proxy';
 import { testInfra } from '@signalbox/testkit/infra';
 import type { SpawnedService } from '@signalbox/testkit/service';
@@ -8,7 +9,6 @@ import type { SseEvent } from '@signalbox/testkit/sse';
 import { waitFor } from '@signalbox/testkit/wait';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import {
-  call,
   finalEvent,
   follow,
   type GatewayFixture,

@@ -1,11 +1,11 @@
 import { newId } from '@signalbox/contracts/ids';
+import { call } from '@signalbox/testkit/api-call';
 import type { SpawnedService } from '@signalbox/testkit/service';
 import type { SseEvent, SseStream } from '@signalbox/testkit/sse';
 import { waitFor } from '@signalbox/testkit/wait';
 import { openWebSocket } from '@signalbox/testkit/websocket';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import {
-  call,
   finalEvent,
   follow,
   type GatewayFixture,

@@ -1,9 +1,9 @@
 import { newId } from '@signalbox/contracts/ids';
+import { call } from '@signalbox/testkit/api-call';
 import type { SpawnedService } from '@signalbox/testkit/service';
 import { waitFor } from '@signalbox/testkit/wait';
 import { afterAll, beforeAll, beforeEach, expect, it } from 'vitest';
 import {
-  call,
   follow,
   type GatewayFixture,
   gatewayFixture,

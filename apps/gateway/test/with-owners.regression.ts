@@ -1,8 +1,9 @@
 import { newId } from '@signalbox/contracts/ids';
+import { call } from '@signalbox/testkit/api-call';
 import { type SpawnedService, spawnService } from '@signalbox/testkit/service';
 import { waitFor } from '@signalbox/testkit/wait';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { call, type GatewayFixture, gatewayFixture, post, turnEvents } from './gateway-fixture.ts';
+import { type GatewayFixture, gatewayFixture, post, turnEvents } from './gateway-fixture.ts';
 
 /** The gateway beside those who own what it asks for: memory-sync, memory-replicator, job-worker. No stand-ins. */
 
