@@ -1,3 +1,5 @@
+import { type FaultFields, readFaultOrder } from '../fault-orders.ts';
+
 /** What goes wrong with a request, on demand. All optional; without any it is answered well and at once. */
 export interface Faults {
   /** Before the answer. */
@@ -34,50 +36,21 @@ export interface AskedRequest {
   readonly body: string;
 }
 
-const texts: ReadonlySet<string> = new Set(['path', 'tenant', 'match', 'refuse']);
-const numbers: ReadonlySet<string> = new Set(['latencyMs', 'status', 'retryAfterSeconds', 'times']);
-const flags: ReadonlySet<string> = new Set(['hang', 'reset', 'lostAnswer']);
+const fields: FaultFields = {
+  texts: ['path', 'tenant', 'match', 'refuse'],
+  numbers: ['latencyMs', 'status', 'retryAfterSeconds', 'times'],
+  flags: ['hang', 'reset', 'lostAnswer'],
+};
 
 /** Reads an order from JSON. @throws an Error that says which field is wrong. */
 export function parseFaultOrder(value: unknown): FaultOrder {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
-    throw new Error('a fault is an object');
-  }
-  for (const [name, field] of Object.entries(value)) {
-    const known =
-      (texts.has(name) && typeof field === 'string') ||
-      (flags.has(name) && typeof field === 'boolean') ||
-      (numbers.has(name) && typeof field === 'number' && field >= 0);
-    if (!known) throw new Error(`no such fault, or a wrong value: ${name}=${JSON.stringify(field)}`);
-  }
-  return value;
+  return readFaultOrder(value, fields);
 }
 
-/** The orders in force; the first that fits a request is used, and used up. */
-export function createFaultBook(): {
-  set(orders: readonly FaultOrder[]): void;
-  list(): readonly FaultOrder[];
-  take(request: AskedRequest): Faults;
-} {
-  let orders: readonly FaultOrder[] = [];
-  return {
-    set: (next) => {
-      orders = [...next];
-    },
-    list: () => orders,
-    take(request) {
-      const found = orders.find(
-        ({ path, tenant, match, times }) =>
-          times !== 0 &&
-          (path === undefined || path === request.path) &&
-          (tenant === undefined || tenant === request.tenant) &&
-          (match === undefined || request.body.includes(match)),
-      );
-      if (found?.times !== undefined) {
-        const used = { ...found, times: found.times - 1 };
-        orders = orders.map((each) => (each === found ? used : each)).filter(({ times }) => times !== 0);
-      }
-      return found ?? {};
-    },
-  };
+export function fitsRequest({ path, tenant, match }: FaultOrder, request: AskedRequest): boolean {
+  return (
+    (path === undefined || path === request.path) &&
+    (tenant === undefined || tenant === request.tenant) &&
+    (match === undefined || request.body.includes(match))
+  );
 }

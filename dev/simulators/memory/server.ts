@@ -1,6 +1,8 @@
-import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
 import { setTimeout as delay } from 'node:timers/promises';
-import { createFaultBook, type FaultOrder, type Faults, parseFaultOrder } from './faults.ts';
+import { answerFaultOrders, createFaultBook } from '../fault-orders.ts';
+import { BadRequest, type ListenOptions, readText, sendJson, serveStandIn } from '../stand-in-server.ts';
+import { type FaultOrder, type Faults, fitsRequest, parseFaultOrder } from './faults.ts';
 import { createMemoryBook, type HeldMemory } from './store.ts';
 
 /** A request as GET /admin/requests shows it. */
@@ -24,19 +26,12 @@ export interface MemorySimulator {
   close(): Promise<void>;
 }
 
-/** Shown in every reply, so that nobody takes the stand-in for a memory backend. */
-const standInHeader = { 'x-signalbox-stand-in': 'memory' };
 const maxBodyBytes = 16 << 20;
 const requestsKept = 1_000;
 
-/** What a caller did wrong, in words for it. */
-class BadRequest extends Error {}
-
 /** Starts the stand-in backend; port 0 takes a free one. */
-export async function startMemorySimulator(
-  options: { port?: number; host?: string } = {},
-): Promise<MemorySimulator> {
-  const book = createFaultBook();
+export async function startMemorySimulator(options: ListenOptions = {}): Promise<MemorySimulator> {
+  const book = createFaultBook(fitsRequest);
   const memories = createMemoryBook();
   const requests: SeenRequest[] = [];
 
@@ -45,7 +40,7 @@ export async function startMemorySimulator(
     response: ServerResponse,
     path: string,
   ): Promise<void> => {
-    const text = await readText(request);
+    const text = await readText(request, maxBodyBytes);
     const tenant = headerOf(request, 'x-tenant-id');
     const key = headerOf(request, 'idempotency-key');
     const parts = partsOf(path, readFields(text), tenant, key);
@@ -54,7 +49,7 @@ export async function startMemorySimulator(
       traceparent: request.headers.traceparent?.toString(),
     });
     if (requests.length > requestsKept) requests.shift();
-    const faults = book.take({ path, tenant, body: text });
+    const faults: Faults = book.take({ path, tenant, body: text }) ?? {};
     if (faults.latencyMs !== undefined) await delay(faults.latencyMs);
     if (faults.hang === true) return;
     if (faults.reset === true) {
@@ -96,12 +91,7 @@ export async function startMemorySimulator(
     if (route === 'GET /admin/memories') return sendJson(response, 200, memories.list(tenant));
     if (route === 'GET /admin/effects') return sendJson(response, 200, memories.effects());
     if (route === 'GET /admin/requests') return sendJson(response, 200, requests);
-    if (route === 'DELETE /admin/faults') book.set([]);
-    if (route === 'PUT /admin/faults') {
-      const value: unknown = JSON.parse(await readText(request));
-      book.set((Array.isArray(value) ? value : [value]).map(orderOf));
-    }
-    sendJson(response, 200, book.list());
+    await answerFaultOrders(request, response, book, parseFaultOrder);
   };
 
   const route = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
@@ -119,33 +109,20 @@ export async function startMemorySimulator(
     sendJson(response, 404, { message: `${name}: this stand-in has no such route` });
   };
 
-  const server = createServer((request, response) => {
+  const listener: RequestListener = (request, response) => {
     route(request, response).catch((error: unknown) => {
       const known = error instanceof BadRequest || error instanceof SyntaxError;
       // Anything else is a client that went away in the middle: nobody is left to be told.
       if (known && !response.headersSent) sendJson(response, 422, { message: error.message });
       else response.destroy();
     });
-  });
-  server.keepAliveTimeout = 60_000;
-  const host = options.host ?? '127.0.0.1';
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', reject);
-    server.listen(options.port ?? 0, host, resolve);
-  });
-  const address = server.address();
-  const port = typeof address === 'object' && address !== null ? address.port : (options.port ?? 0);
+  };
   return {
-    url: `http://${host === '0.0.0.0' ? '127.0.0.1' : host}:${port}`,
+    ...(await serveStandIn('memory', listener, options)),
     setFaults: (orders) => book.set(orders),
     held: (tenant) => memories.list(tenant),
     effects: () => memories.effects(),
     requests,
-    close: () =>
-      new Promise((resolve) => {
-        server.close(() => resolve());
-        server.closeAllConnections();
-      }),
   };
 }
 
@@ -168,14 +145,6 @@ function partsOf(path: string, fields: Fields, tenant: string, key: string) {
   });
 }
 
-function orderOf(value: unknown): FaultOrder {
-  try {
-    return parseFaultOrder(value);
-  } catch (error) {
-    throw new BadRequest(error instanceof Error ? error.message : 'no fault');
-  }
-}
-
 type Fields = Readonly<Record<string, unknown>>;
 
 function asFields(value: unknown): Fields {
@@ -193,27 +162,4 @@ function headerOf(request: IncomingMessage, name: string): string {
   const value = request.headers[name];
   if (typeof value !== 'string' || value === '') throw new BadRequest(`the header ${name} is required`);
   return value;
-}
-
-async function readText(request: IncomingMessage): Promise<string> {
-  const chunks: Buffer[] = [];
-  let size = 0;
-  for await (const chunk of request) {
-    const bytes: Buffer = Buffer.isBuffer(chunk) ? chunk : Buffer.from(chunk);
-    size += bytes.length;
-    if (size > maxBodyBytes) throw new BadRequest(`a body of more than ${maxBodyBytes} bytes`);
-    chunks.push(bytes);
-  }
-  return Buffer.concat(chunks).toString('utf8');
-}
-
-function sendJson(
-  response: ServerResponse,
-  status: number,
-  body: unknown,
-  headers: Record<string, string> = {},
-): void {
-  response
-    .writeHead(status, { 'content-type': 'application/json', ...standInHeader, ...headers })
-    .end(JSON.stringify(body));
 }

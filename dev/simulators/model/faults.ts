@@ -1,4 +1,4 @@
-import { asText, isFields } from './conversation.ts';
+import { type FaultFields, readFaultOrder } from '../fault-orders.ts';
 
 /** What goes wrong with an answer, on demand. All optional; without any the answer comes whole and at once. */
 export interface Faults {
@@ -28,29 +28,24 @@ export interface FaultOrder extends Faults {
   readonly times?: number;
 }
 
-const numbers = [
-  'latencyMs',
-  'firstTokenMs',
-  'tokensPerSecond',
-  'status',
-  'retryAfterMs',
-  'cutAfterTokens',
-  'malformedAfterTokens',
-  'times',
-] as const;
+const fields: FaultFields = {
+  texts: ['match'],
+  numbers: [
+    'latencyMs',
+    'firstTokenMs',
+    'tokensPerSecond',
+    'status',
+    'retryAfterMs',
+    'cutAfterTokens',
+    'malformedAfterTokens',
+    'times',
+  ],
+  flags: ['hang'],
+};
 
 /** Reads an order from JSON. @throws an Error that says which field is wrong. */
 export function parseFaultOrder(value: unknown): FaultOrder {
-  if (!isFields(value)) throw new Error('a fault is an object');
-  const order: Record<string, unknown> = {};
-  for (const [name, field] of Object.entries(value)) {
-    if (name === 'match' && typeof field === 'string') order[name] = field;
-    else if (name === 'hang' && typeof field === 'boolean') order[name] = field;
-    else if (numbers.some((each) => each === name) && typeof field === 'number' && field >= 0)
-      order[name] = field;
-    else throw new Error(`no such fault, or a wrong value: ${name}=${JSON.stringify(field)}`);
-  }
-  return order;
+  return readFaultOrder(value, fields);
 }
 
 /** Reads the header's form: `status=429, retryAfterMs=1000` or `hang=true`. @throws like parseFaultOrder. */
@@ -62,25 +57,6 @@ export function parseFaultHeader(header: string): FaultOrder {
   return parseFaultOrder(Object.fromEntries(entries));
 }
 
-/** The orders in force; the first that matches a request is used, and used up. */
-export function createFaultBook(): {
-  set(orders: readonly FaultOrder[]): void;
-  list(): readonly FaultOrder[];
-  take(lastUserMessage: string): Faults;
-} {
-  let orders: FaultOrder[] = [];
-  return {
-    set: (next) => {
-      orders = [...next];
-    },
-    list: () => orders,
-    take(lastUserMessage) {
-      const found = orders.find(({ match, times }) => times !== 0 && lastUserMessage.includes(asText(match)));
-      if (found?.times !== undefined) {
-        const used = { ...found, times: found.times - 1 };
-        orders = orders.map((each) => (each === found ? used : each)).filter((each) => each.times !== 0);
-      }
-      return found ?? {};
-    },
-  };
+export function fitsMessage({ match = '' }: FaultOrder, lastUserMessage: string): boolean {
+  return lastUserMessage.includes(match);
 }

@@ -1,15 +1,11 @@
 import { randomUUID } from 'node:crypto';
-import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
 import { setTimeout as delay } from 'node:timers/promises';
+import { answerFaultOrders, createFaultBook } from '../fault-orders.ts';
+import { type ListenOptions, readText, sendJson, serveStandIn } from '../stand-in-server.ts';
 import { anthropicWire } from './anthropic-wire.ts';
 import { type Conversation, isFields } from './conversation.ts';
-import {
-  createFaultBook,
-  type FaultOrder,
-  type Faults,
-  parseFaultHeader,
-  parseFaultOrder,
-} from './faults.ts';
+import { type FaultOrder, type Faults, fitsMessage, parseFaultHeader, parseFaultOrder } from './faults.ts';
 import { openaiWire } from './openai-wire.ts';
 import { answerTo, tokensOf } from './rules.ts';
 import type { Reply, StreamPiece, Wire } from './wire.ts';
@@ -22,34 +18,8 @@ export interface ModelSimulator {
   close(): Promise<void>;
 }
 
-/** Shown in every reply, so that nobody takes the stand-in for a model. */
-const standInHeader = { 'x-signalbox-stand-in': 'model' };
 const maxBodyBytes = 8 << 20;
 const requestsKept = 100;
-
-async function readJson(request: IncomingMessage): Promise<unknown> {
-  const chunks: Buffer[] = [];
-  let size = 0;
-  for await (const chunk of request) {
-    const bytes: Buffer = Buffer.isBuffer(chunk) ? chunk : Buffer.from(chunk);
-    size += bytes.length;
-    if (size > maxBodyBytes) throw new Error(`a body of more than ${maxBodyBytes} bytes`);
-    chunks.push(bytes);
-  }
-  const body: unknown = JSON.parse(Buffer.concat(chunks).toString('utf8'));
-  return body;
-}
-
-function sendJson(
-  response: ServerResponse,
-  status: number,
-  body: unknown,
-  headers: Record<string, string> = {},
-): void {
-  response
-    .writeHead(status, { 'content-type': 'application/json', ...standInHeader, ...headers })
-    .end(JSON.stringify(body));
-}
 
 function countTokens(conversation: Conversation): number {
   const texts = [conversation.system, ...conversation.messages.map(({ text }) => text)];
@@ -137,7 +107,6 @@ async function sendStream(
   response.writeHead(200, {
     'content-type': 'text/event-stream; charset=utf-8',
     'cache-control': 'no-cache',
-    ...standInHeader,
   });
   if (faults.firstTokenMs !== undefined || faults.tokensPerSecond !== undefined) response.flushHeaders();
   await writePaced(response, pieces, faults, signal);
@@ -163,7 +132,6 @@ function sendWhole(response: ServerResponse, body: unknown, faults: Faults): voi
   response.writeHead(200, {
     'content-type': 'application/json',
     'content-length': String(length),
-    ...standInHeader,
   });
   response.write(half, () => (faults.cutAfterTokens === undefined ? response.end() : response.destroy()));
 }
@@ -181,9 +149,9 @@ interface SeenRequest {
 
 /** Starts the stand-in model; port 0 takes a free one. */
 export async function startModelSimulator(
-  options: { port?: number; host?: string; defaults?: Faults } = {},
+  options: ListenOptions & { readonly defaults?: Faults } = {},
 ): Promise<ModelSimulator> {
-  const book = createFaultBook();
+  const book = createFaultBook(fitsMessage);
   const seen: SeenRequest[] = [];
   const wires = new Map<string, Wire>([
     ['/v1/chat/completions', openaiWire],
@@ -203,7 +171,7 @@ export async function startModelSimulator(
     try {
       const header = request.headers['x-simulator-fault'];
       if (typeof header === 'string') ordered = parseFaultHeader(header);
-      body = await readJson(request);
+      body = JSON.parse(await readText(request, maxBodyBytes));
     } catch (error) {
       return sendJson(
         response,
@@ -246,35 +214,16 @@ export async function startModelSimulator(
     else sendWhole(response, wire.whole(reply), faults);
   };
 
-  const administer = async (
-    request: IncomingMessage,
-    response: ServerResponse,
-    route: string,
-  ): Promise<void> => {
-    if (route === 'GET /admin/faults') return sendJson(response, 200, book.list());
-    if (route === 'GET /admin/requests') return sendJson(response, 200, seen);
-    if (route === 'DELETE /admin/faults') {
-      book.set([]);
-      return sendJson(response, 200, []);
-    }
-    try {
-      const value = await readJson(request);
-      book.set((Array.isArray(value) ? value : [value]).map(parseFaultOrder));
-      sendJson(response, 200, book.list());
-    } catch (error) {
-      sendJson(response, 422, { message: error instanceof Error ? error.message : 'bad fault' });
-    }
-  };
-
   const route = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
     const path = (request.url ?? '/').split('?')[0] ?? '/';
     const wire = wires.get(path);
     const name = `${request.method} ${path}`;
     if (wire !== undefined && request.method === 'POST') return complete(request, response, path, wire);
-    if (/^(GET|PUT|DELETE) \/admin\/faults$/.test(name) || name === 'GET /admin/requests') {
-      return administer(request, response, name);
+    if (/^(GET|PUT|DELETE) \/admin\/faults$/.test(name)) {
+      return answerFaultOrders(request, response, book, parseFaultOrder);
     }
     request.resume();
+    if (name === 'GET /admin/requests') return sendJson(response, 200, seen);
     if (name === 'GET /live') return sendJson(response, 200, { status: 'alive' });
     if (name === 'GET /v1/models') {
       const model = { id: 'stand-in', object: 'model', created: 0, owned_by: 'signalbox development stack' };
@@ -283,25 +232,10 @@ export async function startModelSimulator(
     sendJson(response, 404, openaiWire.failure(404, `${name}: this stand-in has no such route`));
   };
 
-  const server = createServer((request, response) => {
+  const listener: RequestListener = (request, response) => {
     // What ends up here is a client that went away in the middle: nobody is left to be told.
     route(request, response).catch(() => response.destroy());
-  });
-  server.keepAliveTimeout = 60_000;
-  const host = options.host ?? '127.0.0.1';
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', reject);
-    server.listen(options.port ?? 0, host, resolve);
-  });
-  const address = server.address();
-  const port = typeof address === 'object' && address !== null ? address.port : (options.port ?? 0);
-  return {
-    url: `http://${host === '0.0.0.0' ? '127.0.0.1' : host}:${port}/v1`,
-    setFaults: (orders) => book.set(orders),
-    close: () =>
-      new Promise((resolve) => {
-        server.close(() => resolve());
-        server.closeAllConnections();
-      }),
   };
+  const { url, close } = await serveStandIn('model', listener, options);
+  return { url: `${url}/v1`, setFaults: (orders) => book.set(orders), close };
 }

@@ -1,7 +1,9 @@
-import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
 import { setTimeout as delay } from 'node:timers/promises';
 import { verifyWebhook, webhookSecret } from '@signalbox/http-client/webhook-signature';
-import { createFaultBook, type FaultOrder, parseFaultOrder } from './faults.ts';
+import { answerFaultOrders, createFaultBook } from '../fault-orders.ts';
+import { type ListenOptions, readText, sendJson, serveStandIn } from '../stand-in-server.ts';
+import { type FaultOrder, type Faults, fitsCall, parseFaultOrder } from './faults.ts';
 
 /** A call as GET /admin/calls shows it. */
 export interface SeenCall {
@@ -27,22 +29,19 @@ export interface WebhookReceiver {
   close(): Promise<void>;
 }
 
-const standInHeader = { 'x-signalbox-stand-in': 'webhooks' };
 const maxBodyBytes = 4 << 20;
 const callsKept = 1_000;
 
 /** Starts the receiver; port 0 takes a free one. `signingSecret`: the installation's, which it derives its tenants' from. */
-export async function startWebhookReceiver(options: {
-  readonly signingSecret: string;
-  readonly port?: number;
-  readonly host?: string;
-}): Promise<WebhookReceiver> {
-  const book = createFaultBook();
+export async function startWebhookReceiver(
+  options: ListenOptions & { readonly signingSecret: string },
+): Promise<WebhookReceiver> {
+  const book = createFaultBook(fitsCall);
   const calls: SeenCall[] = [];
   const taken = new Set<string>();
 
   async function receive(request: IncomingMessage, response: ServerResponse, tenant: string): Promise<void> {
-    const text = await readText(request);
+    const text = await readText(request, maxBodyBytes);
     const headers = {
       'webhook-id': one(request, 'webhook-id'),
       'webhook-timestamp': one(request, 'webhook-timestamp'),
@@ -50,7 +49,7 @@ export async function startWebhookReceiver(options: {
     };
     const verdict = verifyWebhook(webhookSecret(options.signingSecret, tenant), headers, text);
     const id = headers['webhook-id'] ?? '';
-    const faults = book.take({ tenant, body: text });
+    const faults: Faults = book.take({ tenant, body: text }) ?? {};
     const status = verdict === 'ok' ? (faults.status ?? 204) : 401;
     const lost = faults.hang === true || faults.lostAnswer === true;
     const repeat = taken.has(`${tenant} ${id}`);
@@ -73,7 +72,6 @@ export async function startWebhookReceiver(options: {
     }
     const { retryAfterSeconds: after, location } = faults;
     response.writeHead(status, {
-      ...standInHeader,
       ...(after === undefined ? {} : { 'retry-after': String(after) }),
       ...(location === undefined ? {} : { location }),
     });
@@ -83,19 +81,10 @@ export async function startWebhookReceiver(options: {
   async function administer(request: IncomingMessage, response: ServerResponse, path: string): Promise<void> {
     if (path === '/admin/calls') return sendJson(response, 200, calls);
     if (path !== '/admin/faults') return sendJson(response, 404, { message: 'no such route' });
-    if (request.method === 'PUT') {
-      const orders = readJson(await readText(request));
-      try {
-        book.set((Array.isArray(orders) ? orders : [orders]).map(parseFaultOrder));
-      } catch (error) {
-        return sendJson(response, 422, { message: String(error) });
-      }
-    }
-    if (request.method === 'DELETE') book.set([]);
-    sendJson(response, 200, book.list());
+    await answerFaultOrders(request, response, book, parseFaultOrder);
   }
 
-  const server = createServer((request, response) => {
+  const listener: RequestListener = (request, response) => {
     const path = URL.parse(request.url ?? '/', 'http://receiver')?.pathname ?? '/';
     const [, tenant] = /^\/hooks\/([a-z0-9-]{1,40})$/.exec(path) ?? [];
     const answered =
@@ -107,22 +96,11 @@ export async function startWebhookReceiver(options: {
             ? Promise.resolve(sendJson(response, 200, { status: 'alive' }))
             : administer(request, response, path);
     answered.catch(() => response.destroy());
-  });
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', reject);
-    server.listen(options.port ?? 0, options.host ?? '127.0.0.1', resolve);
-  });
-  const address = server.address();
-  const port = typeof address === 'object' ? address?.port : options.port;
+  };
   return {
-    url: `http://127.0.0.1:${port}`,
+    ...(await serveStandIn('webhooks', listener, options)),
     setFaults: (orders) => book.set(orders),
     calls,
-    close: () =>
-      new Promise((resolve) => {
-        server.close(() => resolve());
-        server.closeAllConnections();
-      }),
   };
 }
 
@@ -146,18 +124,6 @@ function one(request: IncomingMessage, name: string): string | undefined {
   return typeof value === 'string' ? value : undefined;
 }
 
-async function readText(request: IncomingMessage): Promise<string> {
-  const pieces: Buffer[] = [];
-  let bytes = 0;
-  for await (const piece of request) {
-    if (!Buffer.isBuffer(piece)) continue;
-    bytes += piece.length;
-    if (bytes > maxBodyBytes) throw new Error('too long');
-    pieces.push(piece);
-  }
-  return Buffer.concat(pieces).toString('utf8');
-}
-
 function readJson(text: string): unknown {
   try {
     return JSON.parse(text);
@@ -166,12 +132,7 @@ function readJson(text: string): unknown {
   }
 }
 
-function sendJson(response: ServerResponse, status: number, body: unknown): void {
-  response.writeHead(status, { 'content-type': 'application/json', ...standInHeader });
-  response.end(JSON.stringify(body));
-}
-
 function sendText(response: ServerResponse, text: string): void {
-  response.writeHead(200, { 'content-type': 'text/plain; charset=utf-8', ...standInHeader });
+  response.writeHead(200, { 'content-type': 'text/plain; charset=utf-8' });
   response.end(text);
 }
