@@ -45,8 +45,11 @@ interface Answer {
   readonly body: unknown;
 }
 
-/** 408, 425 and 429 say "not now"; any other 4xx says that the same request will never do. */
-const notNow: ReadonlySet<number> = new Set([408, 425, 429]);
+/**
+ * 408, 425 and 429 say "not now", 401 and 403 that our key is not the backend's, whatever the memory: with a new one the
+ * same request will do. Any other 4xx says that it never will.
+ */
+const notNow: ReadonlySet<number> = new Set([401, 403, 408, 425, 429]);
 /** Half of the calls of 10 s, five at least: a request may hold many memories, so there are few of them. */
 const breakerRules = { errorThresholdPercentage: 50, volumeThreshold: 5 };
 const largestAnswer = 1 << 20;
