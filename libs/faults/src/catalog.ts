@@ -153,7 +153,7 @@ const codes = {
     502,
     false,
     'Memory backend refused',
-    'The memory backend does not take this memory (a 4xx other than 408, 425 and 429); trying again will not help.',
+    'The memory backend does not take this memory (a 4xx other than 401, 403, 408, 425 and 429); trying again will not help.',
   ),
   MODEL_UNAVAILABLE: kind(
     503,
