@@ -13,7 +13,7 @@ export interface EndExpiredParts extends EndTaskParts {
 }
 
 /**
- * Ends tasks past their deadline, wherever they stand. Every replica looks, once a second; two that look at the same
+ * Ends tasks past their deadline, and those whose end was asked for and whose holder is gone, wherever they stand. Every replica looks, once a second; two that look at the same
  * moment are parted by the lanes.
  */
 export function endExpired(parts: EndExpiredParts, signal: AbortSignal): Promise<void> {
@@ -27,6 +27,7 @@ async function loop(parts: EndExpiredParts, signal: AbortSignal): Promise<void> 
     if (signal.aborted) return;
     try {
       await endDue(parts);
+      await endLost(parts);
       failing = false;
     } catch (error) {
       if (!failing) parts.log.warning('task.deadlines_not_read', { error });
@@ -48,4 +49,14 @@ async function endDue(parts: EndExpiredParts): Promise<void> {
     for (const task of due) messages.push(...(await endTask(parts, tx, task, { why: 'expired' })));
     await outbox.put(tx, messages);
   });
+}
+
+/** They are claimed past the slots, as by `endTask`. */
+async function endLost({ store, database, worker }: EndExpiredParts): Promise<void> {
+  await database.transaction((tx) =>
+    worker.claimWithin(tx, async (_slots, terms) => {
+      const claims = await store.claimLostToEnd(tx, atOnce, terms);
+      return { result: undefined, claims, more: false };
+    }),
+  );
 }

@@ -46,6 +46,31 @@ test('a task whose process is killed is taken over, and each of its steps has ha
   expect(await relay.stop()).toMatchObject({ code: 0 });
 }, 90_000);
 
+test('the end of a task whose process is killed does not wait for a slot of another', async () => {
+  await using relay = await spawnService('outbox-sync', harness.env);
+  const one = { DELEGATION_MAX_CONCURRENT: '1' };
+  await using first = await harness.start(one);
+  const left = await harness.submit({ handler: 'slow' });
+  await harness.reaches(left, 'running');
+  const file = noteFile();
+  await using second = await harness.start(one);
+  const busy = await harness.submit({ handler: 'slow', input: { file } });
+  await waitFor(
+    () => lines(file),
+    ([pid]) => pid === String(second.pid),
+    { timeoutMs: 15_000 },
+  );
+  first.kill('SIGKILL');
+  await first.exited;
+  // As a replica says it that has read the cancel, without the wait for the partitions of the killed one.
+  const sql = `SELECT FROM delegation_worker.work_cancel('acme', $1, NULL, '{"why": "cancelled"}')`;
+  expect(await harness.database.query(sql, [left])).toHaveLength(1);
+  expect(await harness.reaches(left, 'cancelled')).toMatchObject({ attempt: 2 });
+  expect(harness.statuses(busy)).toEqual(['running', 'running']);
+  second.kill('SIGKILL'); // it would give the busy one 20 s
+  expect(await relay.stop()).toMatchObject({ code: 0 });
+}, 60_000);
+
 test('two replicas share the tasks, and each runs once; a stop hands over what runs', async () => {
   await using first = await harness.start();
   await using second = await harness.start();

@@ -246,6 +246,12 @@ export function taskStore(database: Queryable, outbox: Pick<Outbox, 'writer' | '
       return (await tx.query<ClaimColumns>(statements.claimToEnd, values)).map(toClaim);
     },
 
+    /** Of processes that are gone. */
+    async claimLostToEnd(tx: Queryable, limit: number, terms: ClaimTerms): Promise<Claim[]> {
+      const values = [terms.owner, limit, terms.leaseMs, terms.formats];
+      return (await tx.query<ClaimColumns>(statements.claimLostToEnd, values)).map(toClaim);
+    },
+
     async storeOutcomes(
       tx: Queryable,
       outcomes: readonly WaitOutcome[],
@@ -384,6 +390,7 @@ const statements = {
   update: call('update_task', '$1, $2, $3::jsonb, $4::jsonb'),
   find: call('find_tasks', '$1::text[], $2::uuid[]'),
   claimToEnd: call('claim_to_end', '$1, $2, $3, $4, $5'),
+  claimLostToEnd: call('claim_lost_to_end', '$1, $2, $3, $4'),
   storeOutcomes: call('store_outcomes', '$1::jsonb, $2, $3, $4, $5'),
   openChildren: call('open_children', '$1, $2', 'open_children as open'),
   due: call('due_tasks', '$1'),
