@@ -1,27 +1,23 @@
-import { kafkaSettings } from '@signalbox/config/kafka-settings';
-import { outboxSettings } from '@signalbox/config/outbox-settings';
-import { loadSettings } from '@signalbox/config/settings';
-import { givenSources } from '@signalbox/config/sources';
 import type { MultitaskStrategy } from '@signalbox/contracts/conversation-inbound';
 import { newId } from '@signalbox/contracts/ids';
 import { sessionKey } from '@signalbox/contracts/keys';
 import type { ToolCancelRequested, ToolRequested } from '@signalbox/contracts/tool-requests';
-import { type IntakeRecord, type Messaging, openMessaging } from '@signalbox/messaging/messaging';
+import type { IntakeRecord, Messaging } from '@signalbox/messaging/messaging';
 import { type OutgoingMessage, toRecord } from '@signalbox/messaging/outgoing';
-import { openDatabase } from '@signalbox/postgres/database';
-import { silentLog, silentMetrics } from '@signalbox/telemetry/silent';
-import { createTestDatabase, type TestDatabase } from '@signalbox/testkit/database';
-import { testInfra } from '@signalbox/testkit/infra';
-import {
-  type LaunchedService,
-  launchService,
-  type SpawnedService,
-  spawnService,
-} from '@signalbox/testkit/service';
-import { ownTopics } from '@signalbox/testkit/topics';
+import type { TestDatabase } from '@signalbox/testkit/database';
+import { type SpawnedService, spawnService } from '@signalbox/testkit/service';
+import { type StandIn, startStandIn } from '@signalbox/testkit/stand-in';
+import { openSurroundings, type Surroundings } from '@signalbox/testkit/surroundings';
 import { waitFor } from '@signalbox/testkit/wait';
 
 export const tenant = 'acme';
+
+const workerSettings = {
+  DATABASE_POOL_SIZE: '4',
+  MODEL_NAME: 'test-model',
+  TURN_LEASE_MS: '2000',
+  LOG_LEVEL: 'DEBUG',
+};
 
 /** An event of a session's stream as its log has it. */
 export interface OutboundEvent {
@@ -86,39 +82,24 @@ export type FaultOrder = Readonly<Record<string, string | number | boolean>>;
  * the executor's (reading requests, sending outcomes).
  */
 export class Conversation implements AsyncDisposable {
-  readonly database: TestDatabase;
   readonly outbound: OutboundEvent[] = [];
   readonly requests: ToolCall[] = [];
   readonly toolCancels: ToolCancel[] = [];
-  readonly #prefix: string;
   #groups = 0;
-  readonly messaging: Messaging;
-  readonly #model: LaunchedService;
-  readonly #modelUrl: string;
-  readonly #disposers: (() => Promise<unknown>)[];
+  readonly #around: Surroundings;
+  readonly #model: StandIn;
 
-  private constructor(parts: {
-    database: TestDatabase;
-    prefix: string;
-    messaging: Messaging;
-    model: LaunchedService;
-    modelUrl: string;
-    disposers: (() => Promise<unknown>)[];
-  }) {
-    this.database = parts.database;
-    this.#prefix = parts.prefix;
-    this.messaging = parts.messaging;
-    this.#model = parts.model;
-    this.#modelUrl = parts.modelUrl;
-    this.#disposers = parts.disposers;
+  private constructor(around: Surroundings, model: StandIn) {
+    this.#around = around;
+    this.#model = model;
     const keep = (into: (record: IntakeRecord) => unknown) => async (records: readonly IntakeRecord[]) =>
       records.forEach(into);
-    parts.messaging.consumeRaw({
+    this.messaging.consumeRaw({
       topic: 'conversation.outbound',
       group: 'test-gateway',
       handler: keep((record) => this.outbound.push(outboundEvent(record))),
     });
-    parts.messaging.consumeRaw({
+    this.messaging.consumeRaw({
       topic: 'tool.requests',
       group: 'test-executor',
       handler: keep(({ key, headers, eventType, value }) => {
@@ -129,42 +110,20 @@ export class Conversation implements AsyncDisposable {
     });
   }
 
+  get database(): TestDatabase {
+    return this.#around.database;
+  }
+
+  get messaging(): Messaging {
+    return this.#around.messaging;
+  }
+
   static async start(): Promise<Conversation> {
-    const topics = ownTopics();
-    const [database, model] = await Promise.all([createTestDatabase(), startModel(), topics.create()]);
-    const settings = loadSettings(
-      'test',
-      { ...kafkaSettings, ...outboxSettings },
-      givenSources({
-        KAFKA_BOOTSTRAP_SERVERS: testInfra().kafka,
-        KAFKA_TOPIC_PREFIX: topics.prefix,
-        KAFKA_GROUP_ID: `${topics.prefix}test`,
-      }),
-    );
-    const ownDatabase = openDatabase({
-      ...{
-        url: database.ownerUrl,
-        poolSize: 2,
-        maxOverflow: 2,
-        poolTimeoutMs: 5_000,
-        poolRecycleMs: 600_000,
-      },
-      ...{ applicationName: 'test', log: silentLog, metrics: silentMetrics },
-    });
-    const messaging = openMessaging({
-      ...{ settings, instanceId: newId(), service: 'test', database: ownDatabase },
-      ...{ log: silentLog, metrics: silentMetrics },
-    });
-    const conversation = new Conversation({
-      ...{ database, prefix: topics.prefix, messaging, model: model.process, modelUrl: model.url },
-      disposers: [
-        () => messaging.close(2_000),
-        () => ownDatabase.close(1_000),
-        () => model.process[Symbol.asyncDispose](),
-        () => database.drop(),
-        () => topics.drop(),
-      ],
-    });
+    const [around, model] = await Promise.all([
+      openSurroundings({ asOwner: true, env: workerSettings }),
+      startStandIn('model'),
+    ]);
+    const conversation = new Conversation(around, model);
     await conversation.#seed();
     return conversation;
   }
@@ -182,18 +141,13 @@ export class Conversation implements AsyncDisposable {
   }
 
   environment(env: Record<string, string> = {}): Record<string, string> {
+    const { env: common, topics } = this.#around;
     return {
-      DATABASE_URL: this.database.url,
-      DATABASE_POOL_SIZE: '4',
-      KAFKA_BOOTSTRAP_SERVERS: testInfra().kafka,
-      KAFKA_TOPIC_PREFIX: this.#prefix,
+      ...common,
       // Of its own, so that nobody waits until the broker has given up a killed member. Each group reads every message,
       // and the turns' own rows know the repeats.
-      KAFKA_GROUP_ID: `${this.#prefix}${++this.#groups}`,
-      MODEL_BASE_URL: this.#modelUrl,
-      MODEL_NAME: 'test-model',
-      TURN_LEASE_MS: '2000',
-      LOG_LEVEL: 'DEBUG',
+      KAFKA_GROUP_ID: `${topics.prefix}${++this.#groups}`,
+      MODEL_BASE_URL: this.#model.url,
       ...env,
     };
   }
@@ -207,18 +161,13 @@ export class Conversation implements AsyncDisposable {
   }
 
   /** Sets the faults of the stand-in model. */
-  async faults(...orders: readonly FaultOrder[]): Promise<void> {
-    const answer = await fetch(new URL('/admin/faults', this.#modelUrl), {
-      method: 'PUT',
-      body: JSON.stringify(orders),
-    });
-    if (!answer.ok) throw new Error(`the model refused the faults: ${await answer.text()}`);
+  faults(...orders: readonly FaultOrder[]): Promise<void> {
+    return this.#model.faults(...orders);
   }
 
   /** The last requests that the model has seen, of which some message has this text in it. */
   async seenByModel(text = ''): Promise<ModelRequestSeen[]> {
-    const answer = await fetch(new URL('/admin/requests', this.#modelUrl));
-    const seen: ModelRequestSeen[] = JSON.parse(await answer.text());
+    const seen = await this.#model.read<ModelRequestSeen[]>('/admin/requests');
     return seen.filter(({ conversation }) =>
       conversation.messages.some((message) => message.text.includes(text)),
     );
@@ -343,11 +292,12 @@ export class Conversation implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    for (const dispose of this.#disposers) await dispose().catch(() => undefined);
+    await this.#around.close().catch(() => undefined);
+    await this.#model.close();
   }
 
   get modelNoise(): readonly string[] {
-    return this.#model.noise;
+    return this.#model.launched.noise;
   }
 
   async #seed(): Promise<void> {
@@ -372,17 +322,6 @@ export class Conversation implements AsyncDisposable {
       );
     }
   }
-}
-
-async function startModel(): Promise<{ process: LaunchedService; url: string }> {
-  const entry = new URL('../../../dev/simulators/model/main.ts', import.meta.url);
-  const process = launchService('model-simulator', { PORT: '0', HOST: '127.0.0.1' }, { entry });
-  const line = await waitFor(
-    () => process.noise.find((each) => each.startsWith('stand-in model on ')),
-    (found): found is string => found !== undefined,
-    { label: 'the stand-in model' },
-  );
-  return { process, url: line.replace('stand-in model on ', '') };
 }
 
 function outboundEvent({ eventType, offset, key, headers, value, timestampMs }: IntakeRecord): OutboundEvent {

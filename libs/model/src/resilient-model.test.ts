@@ -1,7 +1,7 @@
 import { createBreaker } from '@signalbox/breaker/breaker';
 import { type Fault, fault, isFault } from '@signalbox/faults/fault';
 import { type BoundedFetch, createBoundedFetch } from '@signalbox/http-client/bounded-fetch';
-import { type LaunchedService, launchService } from '@signalbox/testkit/service';
+import { type StandIn, startStandIn } from '@signalbox/testkit/stand-in';
 import { waitFor } from '@signalbox/testkit/wait';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { collect, silent } from '../test/collect.ts';
@@ -9,30 +9,22 @@ import type { Model, ModelEvent, ModelRequest } from './model-port.ts';
 import { openProfile, type ResolvedProfile, resolveProfile } from './profiles.ts';
 import { createResilientModel, type GuardedModel } from './resilient-model.ts';
 
-let simulator: LaunchedService;
+let simulator: StandIn;
 let url: string;
 let http: BoundedFetch;
 
 beforeAll(async () => {
-  const entry = new URL('../../../dev/simulators/model/main.ts', import.meta.url);
-  simulator = launchService('model-simulator', { PORT: '0', HOST: '127.0.0.1' }, { entry });
-  const line = await waitFor(
-    () => simulator.noise.find((each) => each.startsWith('stand-in model on ')),
-    (found): found is string => found !== undefined,
-    { label: 'the stand-in model' },
-  );
-  url = line.replace('stand-in model on ', '');
+  simulator = await startStandIn('model');
+  url = simulator.url;
   http = createBoundedFetch({ maxConnections: 4, idleTimeoutMs: 300 });
 });
 afterEach(() => faults());
 afterAll(async () => {
   http?.close();
-  await simulator?.[Symbol.asyncDispose]();
+  await simulator?.close();
 });
 
-async function faults(...orders: Record<string, unknown>[]): Promise<void> {
-  await fetch(new URL('/admin/faults', url), { method: 'PUT', body: JSON.stringify(orders) });
-}
+const faults = (...orders: Record<string, unknown>[]): Promise<void> => simulator.faults(...orders);
 
 const profileOf = (name: string, provider: 'openai' | 'anthropic'): ResolvedProfile =>
   resolveProfile(

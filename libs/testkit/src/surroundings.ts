@@ -66,7 +66,7 @@ export interface PieceOptions {
 }
 
 /** What is around the services of one test file. */
-export interface Surroundings<Env extends Environment> {
+export interface Surroundings<Env extends Environment = Environment> {
   /** What services are started with. */
   readonly env: PartsEnvironment & Env;
   /** The same as settings of messaging. */
