@@ -220,6 +220,7 @@ as $$
 declare
   v_tenant text := app.tenant();
   v_all int;
+  v_few boolean;
   v_words text[];
   v_counts int[];
   v_quoted text[];
@@ -238,12 +239,26 @@ begin
   if v_tenant is null then return; end if;
   select w.memories into v_all from memory_replicator.words w where w.tenant = v_tenant and w.word = '';
   if v_all is null then return; end if;
+  -- Few memories are counted as they are: a sixteenth of them says nothing of their words.
+  v_few := v_all <= 1000;
+  if v_few then
+    select count(*)::int into v_all from memory_replicator.search s
+    where s.tenant = v_tenant and not s.folded and (s.expires_at is null or s.expires_at > now());
+    if v_all = 0 then return; end if;
+  end if;
   -- The 16 rarest words of the text.
   select array_agg(q.word order by q.n, q.word), array_agg(q.n order by q.n, q.word) into v_words, v_counts
-  from (select l.word, coalesce(w.memories, 0) as n
-        from unnest(tsvector_to_array(to_tsvector('pg_catalog.simple', p_query))) as l(word)
-        left join memory_replicator.words w on w.tenant = v_tenant and w.word = l.word collate "C"
-        order by 2, 1 limit 16) q;
+  from (
+    select a.word, case when v_few then (
+        select count(*)::int from memory_replicator.search s
+        where s.tenant collate "POSIX" = v_tenant and not s.folded and (s.expires_at is null or s.expires_at > now())
+          and s.words @@ ('''' || replace(replace(a.word, '\', '\\'), '''', '''''') || '''')::tsquery)
+      else a.about end as n
+    from (select l.word, coalesce(w.memories, 0) as about
+          from unnest(tsvector_to_array(to_tsvector('pg_catalog.simple', p_query))) as l(word)
+          left join memory_replicator.words w on w.tenant = v_tenant and w.word = l.word collate "C"
+          order by 2, 1 limit case when v_few then 32 else 16 end) a
+    order by 2, 1 limit 16) q;
   if v_words is null then return; end if;
 
   for i in 1 .. cardinality(v_words) loop

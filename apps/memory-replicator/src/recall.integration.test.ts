@@ -33,6 +33,19 @@ test('rare words count for more than common ones', async () => {
   expect((await replica.texts('the report of the giraffe', {}, tenant))[0]).toBe('the giraffe report');
 });
 
+test('rare words count for more where there are few memories too, whichever of them are counted', async () => {
+  for (const digit of ['0', '1']) {
+    const tenant = newTenant();
+    const counted = `${newId().slice(0, -1)}${digit}`;
+    await replica.put([
+      { tenant, memoryId: counted, text: 'The blue bicycle stands in the cellar of the office.' },
+      { tenant, text: 'Lunch is at noon.' },
+      { tenant, text: 'The lamp is green.' },
+    ]);
+    expect((await replica.texts('where is the bicycle?', {}, tenant))[0]).toContain('bicycle');
+  }
+});
+
 test('a slip of the pen and another form of a word find the memory, behind one that has the word itself', async () => {
   const tenant = newTenant();
   await replica.put([
@@ -137,6 +150,16 @@ test('expired and deleted memories never come, indexed or not', async () => {
   expect((await replica.store.page(tenant, { limit: 10 }, 5_000)).memories.map(({ text }) => text)).toEqual([
     'walnut cake of tomorrow',
   ]);
+});
+
+test('a tenant whose memories have all expired, or gone, is answered with none', async () => {
+  const tenant = newTenant();
+  const [, gone = ''] = await replica.put([
+    { tenant, text: 'walnut cake of yesterday', more: { expires_at: daysAgo(1) } },
+    { tenant, text: 'walnut cake of today' },
+  ]);
+  await replica.put([{ tenant, memoryId: gone, version: 2, deletedAt: new Date() }]);
+  expect(await replica.texts('walnut cake', {}, tenant)).toEqual([]);
 });
 
 test('a new version is found by what it says now, and not by what it said', async () => {
