@@ -106,17 +106,14 @@ begin
       and s.words @@ ('''' || replace(replace(g.word, '\', '\\'), '''', '''''') || '''')::tsquery limit 1) is null;
 end $$;
 
--- Makes the search rows of memories that have changed, at most about so many; answers how many it has looked at, null
--- while another process does it. One at a time: two would not see each other's memories that say the same.
-create function memory_replicator.index_pending(p_limit int) returns int
+-- Makes the search rows of these memories as they are now, for a caller who holds the index's lock.
+create function memory_replicator.index_these(p_tenants text[], p_ids uuid[]) returns void
   language plpgsql security definer set search_path = pg_catalog, pg_temp
   -- Planned anew each time, for the size that the tables have then: a plan that was made while they were empty takes any
   -- index that begins with the tenant, and reads all rows of the tenant for each memory.
   set plan_cache_mode = force_custom_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
 as $$
 declare
-  v_tenants text[];
-  v_ids uuid[];
   v_fold_tenants text[];
   v_fold_keys uuid[];
   v_more_tenants text[];
@@ -125,20 +122,8 @@ declare
   v_words text[];
   v_live smallint := memory_replicator.live_copy();
 begin
-  if not pg_try_advisory_xact_lock(7241865325824071) then return null; end if;
-  with next as (
-    select t.id from (select i.id, coalesce(sum(cardinality(i.memory_ids)) over (order by i.id
-        rows between unbounded preceding and 1 preceding), 0) as before
-      from (select * from memory_replicator.to_index order by id limit p_limit) i) t
-    where t.before < p_limit),
-  taken as (delete from memory_replicator.to_index i using next where i.id = next.id returning i.tenant, i.memory_ids),
-  each as (select distinct t.tenant, u.memory_id from taken t, unnest(t.memory_ids) u(memory_id))
-  select array_agg(e.tenant order by e.tenant, e.memory_id), array_agg(e.memory_id order by e.tenant, e.memory_id)
-  into v_tenants, v_ids from each e;
-  if v_ids is null then return 0; end if;
-
   with gone as (
-    delete from memory_replicator.search s using unnest(v_tenants, v_ids) as u(tenant, memory_id)
+    delete from memory_replicator.search s using unnest(p_tenants, p_ids) as u(tenant, memory_id)
     where s.tenant = u.tenant and s.memory_id = u.memory_id
     returning s.tenant, s.memory_id, s.fold_key, s.words),
   counted as (
@@ -160,7 +145,7 @@ begin
       fold_key, words)
     select m.tenant, m.memory_id, m.version, m.namespace, m.session_id, m.role, m.occurred_at, m.expires_at,
       memory_replicator.fold_key(m.body), to_tsvector('pg_catalog.simple', m.body)
-    from unnest(v_tenants, v_ids) as u(tenant, memory_id)
+    from unnest(p_tenants, p_ids) as u(tenant, memory_id)
     -- By itself (offset 0), whatever the statistics say of joins.
     cross join lateral (select * from memory_replicator.memories r
       where r.tenant = u.tenant and r.memory_id = u.memory_id and r.copy = v_live offset 0) m
@@ -178,7 +163,7 @@ begin
   insert into memory_replicator.words (tenant, word, memories)
   select d.tenant, d.word, 1 from (
     select distinct s.tenant collate "C" as tenant, u.word
-    from unnest(v_tenants, v_ids) as i(tenant, memory_id)
+    from unnest(p_tenants, p_ids) as i(tenant, memory_id)
     join memory_replicator.search s on s.tenant = i.tenant and s.memory_id = i.memory_id,
     unnest((tsvector_to_array(s.words) || array[''])) as w(word), lateral (select w.word collate "C") u(word)) d
   where d.word = '' or (length(d.word) between 3 and 40 and d.word !~ '[0-9]')
@@ -197,8 +182,44 @@ begin
     cross join lateral (select * from memory_replicator.search o
       where o.tenant = t.tenant and o.fold_key = t.fold_key offset 0) e) f
   where s.tenant = f.tenant and s.memory_id = f.memory_id and s.folded <> f.folded;
-  perform memory_replicator.forget_words(v_word_tenants, v_words, v_tenants, v_ids) where v_words is not null;
+  perform memory_replicator.forget_words(v_word_tenants, v_words, p_tenants, p_ids) where v_words is not null;
+end $$;
+
+-- Makes the search rows of memories that have changed, at most about so many; answers how many it has looked at, null
+-- while another process does it. One at a time: two would not see each other's memories that say the same.
+create function memory_replicator.index_pending(p_limit int) returns int
+  language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_tenants text[];
+  v_ids uuid[];
+begin
+  if not pg_try_advisory_xact_lock(7241865325824071) then return null; end if;
+  with next as (
+    select t.id from (select i.id, coalesce(sum(cardinality(i.memory_ids)) over (order by i.id
+        rows between unbounded preceding and 1 preceding), 0) as before
+      from (select * from memory_replicator.to_index order by id limit p_limit) i) t
+    where t.before < p_limit),
+  taken as (delete from memory_replicator.to_index i using next where i.id = next.id returning i.tenant, i.memory_ids),
+  each as (select distinct t.tenant, u.memory_id from taken t, unnest(t.memory_ids) u(memory_id))
+  select array_agg(e.tenant order by e.tenant, e.memory_id), array_agg(e.memory_id order by e.tenant, e.memory_id)
+  into v_tenants, v_ids from each e;
+  if v_ids is null then return 0; end if;
+  perform memory_replicator.index_these(v_tenants, v_ids);
   return cardinality(v_ids);
+end $$;
+
+-- Of a few memories, those of a turn or written by hand, in the transaction that takes them, where nobody else makes search rows
+-- now; of more, behind the intake. A row that says what is to be made would be written and deleted for each.
+create or replace function memory_replicator.index_later(p_tenant text, p_memory_ids uuid[]) returns void
+  language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if cardinality(p_memory_ids) between 1 and 8 and pg_try_advisory_xact_lock(7241865325824071) then
+    perform memory_replicator.index_these(array_fill(p_tenant, array[cardinality(p_memory_ids)]), p_memory_ids);
+  elsif cardinality(p_memory_ids) > 0 then
+    insert into memory_replicator.to_index (tenant, memory_ids) values (p_tenant, p_memory_ids);
+  end if;
 end $$;
 
 -- Ids and scores of the tenant's memories that help with a text, best first: what is in the index, newest of those that say

@@ -1,6 +1,6 @@
 import { newId } from '@signalbox/contracts/ids';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { openReplica, type Replica } from '../test/replica.ts';
+import { intakeRecord, openReplica, type Replica } from '../test/replica.ts';
 
 let replica: Replica;
 
@@ -140,16 +140,38 @@ test('expired and deleted memories never come, indexed or not', async () => {
     'walnut cake of tomorrow',
   ]);
   // The row is a tombstone already; the search row still says otherwise.
-  await replica.own.query(
-    `select memory_replicator.take(null, array[$1], array[1], array[$2::uuid], array[2], array[null::text], array[null::uuid],
-      array[null::uuid], array[null::text], array[null::text], array[null::text], array[null::timestamptz],
-      array[null::timestamptz], array[null::timestamptz], array[null::jsonb], array[now()])`,
-    [tenant, gone],
-  );
-  expect(await replica.texts('walnut', {}, tenant)).toEqual(['walnut cake of tomorrow']);
-  expect((await replica.store.page(tenant, { limit: 10 }, 5_000)).memories.map(({ text }) => text)).toEqual([
-    'walnut cake of tomorrow',
-  ]);
+  await replica.whileIndexing(async () => {
+    await replica.own.query(
+      `select memory_replicator.take(null, array[$1], array[1], array[$2::uuid], array[2], array[null::text], array[null::uuid],
+        array[null::uuid], array[null::text], array[null::text], array[null::text], array[null::timestamptz],
+        array[null::timestamptz], array[null::timestamptz], array[null::jsonb], array[now()])`,
+      [tenant, gone],
+    );
+    expect(await replica.texts('walnut', {}, tenant)).toEqual(['walnut cake of tomorrow']);
+    expect((await replica.store.page(tenant, { limit: 10 }, 5_000)).memories.map(({ text }) => text)).toEqual(
+      ['walnut cake of tomorrow'],
+    );
+  });
+});
+
+test('a few memories are found at their commit, without a row that says what is to be indexed', async () => {
+  const tenant = newTenant();
+  const toIndex = async () => {
+    const [row] = await replica.database.query<{ n: string }>(
+      'select count(*) n from memory_replicator.to_index where tenant = $1',
+      [tenant],
+    );
+    return Number(row?.n);
+  };
+  await replica.store.take([intakeRecord({ tenant, text: 'a quince in the garden' })]);
+  expect(await replica.texts('quince', {}, tenant)).toEqual(['a quince in the garden']);
+  expect(await toIndex()).toBe(0);
+  await replica.whileIndexing(async () => {
+    await replica.store.take([intakeRecord({ tenant, text: 'a medlar beside it' })]);
+  });
+  expect(await toIndex()).toBe(1);
+  await replica.index();
+  expect(await replica.texts('medlar', {}, tenant)).toEqual(['a medlar beside it']);
 });
 
 test('a tenant whose memories have all expired, or gone, is answered with none', async () => {

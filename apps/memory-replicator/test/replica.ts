@@ -47,6 +47,12 @@ export async function openReplica(candidates = 500) {
       await index();
       return taken.map(({ keyId }) => keyId);
     },
+    /** While another process makes search rows: what is taken in meanwhile waits in to_index. */
+    whileIndexing: (step: () => Promise<void>) =>
+      own.transaction(async (tx) => {
+        await tx.query('select pg_advisory_xact_lock(7241865325824071)');
+        await step();
+      }),
     async texts(query: string, more: object = {}, of = tenant): Promise<string[]> {
       const found = await store.recall(of, { query, limit: 10, ...more }, 5_000);
       return found.map(({ memory }) => memory.text);
