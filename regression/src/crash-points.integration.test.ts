@@ -47,6 +47,9 @@ describe.each(rounds.map((armed) => ({ armed })))('while processes are killed', 
         }),
       );
       await ledger.traffic({ sessions: 10, messages: 3 });
+      // Which rows are left to a relay, and to which of the two, is chance: so there are more until each has died.
+      const alive = () => Object.keys(armed).some((name) => cluster.replica(name).running);
+      for (let more = 0; more < 20 && alive(); more += 1) await ledger.traffic({ sessions: 5, messages: 2 });
       await Promise.all(Object.keys(armed).map((name) => cluster.replica(name).gone()));
       figures = await ledger.check();
     } catch (error) {
@@ -60,6 +63,7 @@ describe.each(rounds.map((armed) => ({ armed })))('while processes are killed', 
     const killed = cluster.replica(name).process;
     expect(killed.exit()).toEqual({ code: null, signal: 'SIGKILL' });
     expect(killed.logs.at(-1)).toMatchObject({ event: 'fail_point.reached', fail_point: point });
-    expect(figures).toMatchObject({ accepted: 30, finals: 30 });
+    expect(figures.accepted).toBeGreaterThanOrEqual(30);
+    expect(figures.finals).toBe(figures.accepted);
   });
 });
