@@ -13,6 +13,8 @@ const root = join(import.meta.dirname, '..', '..');
 const seededTenant = 'acme';
 /** What the seeded `assistant` is, without its tools: it recalls, and is remembered. */
 export const rememberingPersona = 'remembering';
+/** The same, but nothing that is said is remembered. */
+export const recallingPersona = 'recalling';
 const everyService = readdirSync(join(root, 'apps')).filter((name) => name !== 'cli');
 
 /** The key that the seed gives the tenant, as the embedded stack prints it in its banner. */
@@ -117,15 +119,17 @@ export async function startStack(options: {
     log: silentLog,
     metrics: silentMetrics,
   });
-  // Turns are measured without memories, as they always were; one persona has them, for those that are about them.
+  // Turns are measured without memories, as they always were; two personas have them, for what is about them.
   await database.query(
     `insert into conversation_worker.personas (tenant, persona_id, system_prompt, model_profile, memory)
-     select tenant, $1, system_prompt, model_profile, memory from conversation_worker.personas where persona_id = 'assistant'`,
-    [rememberingPersona],
+     select tenant, n.name, system_prompt, model_profile,
+       case when n.name = $2 then memory || '{"write":[]}' else memory end
+     from conversation_worker.personas, unnest(array[$1, $2]) n(name) where persona_id = 'assistant'`,
+    [rememberingPersona, recallingPersona],
   );
   await database.query(
-    'insert into gateway.personas (tenant, persona_id) select distinct tenant, $1 from gateway.personas',
-    [rememberingPersona],
+    'insert into gateway.personas (tenant, persona_id) select distinct tenant, unnest($1::text[]) from gateway.personas',
+    [[rememberingPersona, recallingPersona]],
   );
   await database.query(
     "update conversation_worker.personas set memory = '{}', delegates = '[]' where persona_id = 'assistant'",

@@ -209,13 +209,25 @@ begin
   return cardinality(v_ids);
 end $$;
 
--- Of a few memories, those of a turn or written by hand, in the transaction that takes them, where nobody else makes search rows
--- now; of more, behind the intake. A row that says what is to be made would be written and deleted for each.
+-- Of a few memories, those of a turn or written by hand, in the transaction that takes them; of more, behind the intake, and
+-- also where somebody else makes search rows for longer than a moment (the two memories of a turn come at once, from two
+-- partitions). A row that says what is to be made would be written and deleted for each.
 create or replace function memory_replicator.index_later(p_tenant text, p_memory_ids uuid[]) returns void
   language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_alone boolean := cardinality(p_memory_ids) between 1 and 8;
 begin
-  if cardinality(p_memory_ids) between 1 and 8 and pg_try_advisory_xact_lock(7241865325824071) then
+  if v_alone then
+    begin
+      perform set_config('lock_timeout', '20ms', true);
+      perform pg_advisory_xact_lock(7241865325824071);
+    exception when lock_not_available then
+      v_alone := false;
+    end;
+    perform set_config('lock_timeout', '0', true);
+  end if;
+  if v_alone then
     perform memory_replicator.index_these(array_fill(p_tenant, array[cardinality(p_memory_ids)]), p_memory_ids);
   elsif cardinality(p_memory_ids) > 0 then
     insert into memory_replicator.to_index (tenant, memory_ids) values (p_tenant, p_memory_ids);

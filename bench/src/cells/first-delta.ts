@@ -2,7 +2,7 @@ import type { Cell, Variant } from '../cell.ts';
 import { openPoster } from '../client.ts';
 import { openConversation } from '../conversation.ts';
 import { cpuMsOf, latencyOf } from '../measure.ts';
-import { type BenchStack, rememberingPersona, type StartFloor } from '../stack.ts';
+import { type BenchStack, recallingPersona, rememberingPersona, type StartFloor } from '../stack.ts';
 
 /** B2: one session, one turn at a time, model without delay: POST sent to first delta read. */
 export function firstDeltaCell(options: {
@@ -18,6 +18,7 @@ export function firstDeltaCell(options: {
     settle: () => options.stack.settle(),
     variants: [
       productVariant(options.stack, 'hello there', plainTurns),
+      productVariant(options.stack, 'hello there', plainTurns, recallingPersona),
       productVariant(options.stack, 'hello there', plainTurns, rememberingPersona),
       floorVariant('floor: fastify to model', options.direct, plainTurns),
       floorVariant('floor: two bare Kafka hops', options.hops, plainTurns),
@@ -69,7 +70,7 @@ const plainTurns: Rhythm = { warmUpTurns: 100, measuredTurns: 200, pauseMs: 0 };
 function productVariant(stack: BenchStack, message: string, rhythm: Rhythm, personaId?: string): Variant {
   const { warmUpTurns, measuredTurns, pauseMs } = rhythm;
   return {
-    name: personaId === undefined ? 'signalbox' : 'signalbox: recall, and two memories a turn',
+    name: personaId === undefined ? 'signalbox' : `signalbox, persona ${personaId}`,
     run: async () => {
       const poster = openPoster(stack.gatewayUrl, stack.apiKey, 1);
       const talk = await openConversation(stack.gatewayUrl, stack.apiKey, poster, {
@@ -81,7 +82,8 @@ function productVariant(stack: BenchStack, message: string, rhythm: Rhythm, pers
       const rowsBefore = await stack.rowsWritten();
       const cpuBefore = cpuMsOf(stack.pids());
       for (let turn = 0; turn < measuredTurns; turn += 1) {
-        await talk.say(message);
+        // Two that say the same are folded; people say something new.
+        await talk.say(personaId === undefined ? message : `${message} ${turn}`);
         await pause(pauseMs);
       }
       const cpuMs = cpuMsOf(stack.pids()) - cpuBefore;
